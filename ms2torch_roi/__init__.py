@@ -1,0 +1,43 @@
+"""mindspore.ops.ROIAlign and torchvision.ops.roi_align, interchangeable bit for bit.
+
+    from ms2torch_roi import ROIAlign    # MindSpore's constructor and call, a torch.nn.Module, on torchvision
+    from ms2torch_roi import reference   # both operators in NumPy
+
+Nothing here imports a framework; each name imports the one it runs on when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import reference
+    from .torch import ROIAlign
+
+__version__ = "0.1.0"
+__all__ = ["ROIAlign", "reference"]
+
+# Public name: module that holds it, the packages that module runs on, the extra that installs them.
+_FRAMEWORK_NAMES = {"ROIAlign": ("torch", ("torch", "torchvision"), "torch")}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "reference":
+        return importlib.import_module(".reference", __name__)
+    if name not in _FRAMEWORK_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, packages, extra = _FRAMEWORK_NAMES[name]
+    try:
+        return getattr(importlib.import_module(f".{module}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name not in packages:
+            raise
+        raise ImportError(
+            f"ms2torch_roi.{name} runs on {' and '.join(packages)}, but {error.name} is not installed."
+            f" Install it with: pip install 'ms2torch-roi[{extra}]'"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,178 @@
+"""Where each library samples: the two rules, and the torchvision calls that sample exactly there.
+
+A *rule* turns a library's rois, in image pixels, into **feature boxes**: a (K, 5) array of
+``(index, start_x, start_y, end_x, end_y)`` in feature cells and in the dtype of the computation. From there on both
+CPU kernels do the same arithmetic (``sampling.py``), so everything that differs between the libraries is in this file:
+how a box is scaled and shifted, the smallest box, the number of samples, the border, and what the average divides by.
+
+The rules use only functions that NumPy, torch and MindSpore call by the same name; ``xp`` is the one to use.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = Any  # an array of the namespace ``xp``
+NDArray = npt.NDArray[Any]
+
+# torchvision keeps 32 bytes for every sample of a box. Above this many (64 MiB) an adaptive grid is not worth it: such
+# a box is far larger than the image, and ``sampling.py`` visits only the samples inside.
+MAX_ADAPTIVE_SAMPLES = 2**21
+
+
+class FeatureBoxes(NamedTuple):
+    """K boxes in feature cells, and the sizes they are sampled with.
+
+    ``boxes``: (K, 5) rows of ``(index, start_x, start_y, end_x, end_y)``, the index a whole number.
+    ``size``: (K, 2) widths and heights, ``end - start`` or larger where a rule enlarges small boxes.
+    """
+
+    boxes: Array
+    size: Array
+
+
+def mindspore_boxes(xp: Any, rois: Array, spatial_scale: float, roi_end_mode: int) -> FeatureBoxes:
+    """Apply MindSpore's rule to (K, 5) rois in image pixels.
+
+    Mode 1 counts the last pixel in, ``(x2 + 1) * scale``. Mode 0 does not, and enlarges what is not larger than one
+    cell, be it inverted or NaN, to one cell; such a box is returned with ``end = start``.
+    """
+    index = xp.asarray(rois[:, :1], dtype=xp.float32)
+    index = xp.round(xp.where(index == index, index, 0) + 7e-5)
+    scale = xp.asarray(spatial_scale, dtype=rois.dtype)
+    start = rois[:, 1:3] * scale
+    end = (rois[:, 3:] + roi_end_mode) * scale
+    size = end - start
+    if roi_end_mode == 0:
+        end = xp.where(size > 1, end, start)
+        size = xp.where(size > 1, size, 1)
+    return FeatureBoxes(xp.concatenate((xp.asarray(index, dtype=rois.dtype), start, end), 1), size)
+
+
+def torchvision_boxes(xp: Any, boxes: Array, spatial_scale: float, aligned: bool) -> FeatureBoxes:
+    """Apply torchvision's rule to (K, 5) boxes in image pixels.
+
+    ``aligned`` moves boxes by half a cell, so that a pixel's value stands at its centre; without it, what is smaller
+    than one cell is enlarged to one cell.
+    """
+    scale = xp.asarray(spatial_scale, dtype=boxes.dtype)
+    corners = boxes[:, 1:] * scale - (0.5 if aligned else 0.0)
+    size = corners[:, 2:] - corners[:, :2]
+    if not aligned:
+        size = xp.where(size < 1, 1, size)
+    return FeatureBoxes(xp.concatenate((xp.trunc(boxes[:, :1]), corners), 1), size)
+
+
+def mindspore_unwritten(xp: Any, rois: Array) -> Array:
+    """Return (K,) bool: the rows that MindSpore skips, leaving whatever was in the memory of the output."""
+    near_0 = xp.abs(rois) < 0.001
+    return near_0[:, 1] & near_0[:, 3]
+
+
+def mindspore_grid(size: NDArray, pooled_height: int, pooled_width: int, sample_num: int) -> NDArray:
+    """Return (K, 2) numbers of samples in a bin, along x and along y; MindSpore rounds an adaptive one down."""
+    return _grid(np.floor, size, pooled_height, pooled_width, sample_num)
+
+
+def torchvision_grid(size: NDArray, pooled_height: int, pooled_width: int, sampling_ratio: int) -> NDArray:
+    """Return (K, 2) numbers of samples in a bin, along x and along y; torchvision rounds an adaptive one up."""
+    return _grid(np.ceil, size, pooled_height, pooled_width, sampling_ratio)
+
+
+def _grid(rounding: np.ufunc, size: NDArray, pooled_height: int, pooled_width: int, samples: int) -> NDArray:
+    if samples > 0:
+        return np.full(size.shape, samples)
+    bins = rounding(size / np.asarray((pooled_width, pooled_height), size.dtype)).astype(np.float64)
+    # A number that does not fit 32 bits, or NaN, becomes the smallest integer on x86: negative, so no sample is taken.
+    return np.where(np.abs(bins) < 2**31, bins, -1).astype(np.int64)
+
+
+def mindspore_count(grid: NDArray, dtype: np.dtype[Any]) -> NDArray:
+    """Return the (K,) divisors of MindSpore's average: 0 where the grid is, so that such rows become NaN."""
+    return grid[:, 0].astype(dtype) * grid[:, 1].astype(dtype)
+
+
+def torchvision_count(grid: NDArray, dtype: np.dtype[Any]) -> NDArray:
+    """Return the (K,) divisors of torchvision's average, at least 1."""
+    return np.maximum(grid[:, 0] * grid[:, 1], 1).astype(dtype)
+
+
+def mindspore_border(length: int, dtype: np.dtype[Any]) -> float:
+    """Return the last coordinate inside an image of ``length`` cells: ``length`` itself, rounded to ``dtype``.
+
+    In float16 an odd length above 2048 may round up, and a sample on that value is inside for MindSpore only.
+    """
+    return float(np.asarray(length, dtype))
+
+
+def torchvision_border(length: int, dtype: np.dtype[Any]) -> float:
+    """Return the last coordinate inside an image of ``length`` cells: the largest of ``dtype`` up to ``length``."""
+    border = np.asarray(length, dtype)
+    return float(border if border <= length else np.nextafter(border, dtype.type(0)))
+
+
+def rounds_alike(dtype: np.dtype[Any], *lengths: int) -> bool:
+    """Tell whether both kernels round these lengths and counts to ``dtype`` alike: whether ``dtype`` has them exactly.
+
+    Above that (2048 in float16) the border and the count of samples can differ, and a product overflow.
+    """
+    return max(lengths) <= 2 ** (np.finfo(dtype).nmant + 1)
+
+
+class TorchvisionCall(NamedTuple):
+    """``torchvision.ops.roi_align(features, boxes, pooled, 1.0, sampling_ratio, aligned)`` and the rows it computes."""
+
+    rows: NDArray | None  # None: every row
+    boxes: NDArray
+    sampling_ratio: int
+    aligned: bool
+
+
+def torchvision_calls(
+    feature_boxes: FeatureBoxes, zero: NDArray, pooled_height: int, pooled_width: int, sample_num: int
+) -> tuple[list[TorchvisionCall], NDArray]:
+    """Encode MindSpore's feature boxes as torchvision calls with the same samples, bit for bit.
+
+    Three encodings are exact. ``aligned=False`` enlarges boxes to one cell, so it serves boxes that have one (and mode
+    0, which does the same). ``aligned=True`` does not, but subtracts 0.5, so it serves smaller boxes whose coordinates
+    survive adding 0.5. An adaptive grid is torchvision's fixed one, where it is as wide as high. Boxes that are not
+    finite, which torchvision's kernel would crash on, are never passed on.
+
+    Args:
+        feature_boxes: MindSpore's, in NumPy.
+        zero: (K,) bool, rows that pool to 0 whatever their box.
+        pooled_height, pooled_width, sample_num: as MindSpore's.
+
+    Returns:
+        The calls, and the rows that no call expresses: 1-D, ascending. A first call may cover every row
+        (``rows=None``); later calls and the caller then overwrite theirs. Rows in neither pool to 0.
+    """
+    boxes, size = feature_boxes
+    finite = np.isfinite(boxes).all(1) & np.isfinite(size).all(1)
+    if sample_num <= 0:
+        grid = mindspore_grid(size, pooled_height, pooled_width, sample_num)
+        square = (grid[:, 0] == grid[:, 1]) & (grid[:, 0] > 0) & finite & ~zero
+        square &= grid.prod(1) * (pooled_height * pooled_width) <= MAX_ADAPTIVE_SAMPLES
+        calls = []
+        for samples in np.unique(grid[square, 0]):
+            rows = np.flatnonzero(square & (grid[:, 0] == samples))
+            calls.append(TorchvisionCall(rows, boxes[rows], int(samples), aligned=False))
+        return calls, np.flatnonzero(~square & ~zero)
+
+    zero = zero | ~finite
+    large = (size >= 1).all(1) & ~zero
+    calls = [TorchvisionCall(None, np.where(large[:, None], boxes, _outside(boxes.dtype)), sample_num, False)]
+    small = np.flatnonzero(~large & ~zero)
+    shifted = boxes[small] + np.asarray((0, 0.5, 0.5, 0.5, 0.5), boxes.dtype)
+    survives = (shifted[:, 1:] - boxes.dtype.type(0.5) == boxes[small, 1:]).all(1)
+    if survives.any():
+        calls.append(TorchvisionCall(small[survives], shifted[survives], sample_num, aligned=True))
+    return calls, small[~survives]
+
+
+def _outside(dtype: np.dtype[Any]) -> NDArray:
+    """Return a feature box whose every sample, however many bins and samples it has, lies outside the image."""
+    return np.asarray((0, -4, -4, -2, -2), dtype)

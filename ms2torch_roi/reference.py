@@ -1,0 +1,131 @@
+"""Both operators in plain NumPy, bit-true to the CPU kernels of MindSpore and torchvision in float16 and float32.
+
+They are oracles for places where a framework is not installed, not fast. float64 works as well, as the same rule; in
+MindSpore it does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import boxes as _boxes
+from . import params, sampling
+
+NDArray = npt.NDArray[Any]
+
+
+def ms_roi_align(
+    features: NDArray,
+    rois: NDArray,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sample_num: int = 2,
+    roi_end_mode: int = 1,
+) -> NDArray:
+    """Compute ``mindspore.ops.ROIAlign(pooled_height, ..., roi_end_mode)(features, rois)``.
+
+    Args:
+        features: (N, C, H, W), float16, float32 or float64.
+        rois: (K, 5) rows of ``(index, x1, y1, x2, y2)``, coordinates in image pixels. float16 and float32 mixed
+            are computed in float32.
+        pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode: as in MindSpore.
+
+    Returns:
+        (K, C, pooled_height, pooled_width) in the dtype of ``features``. Rows that MindSpore leaves unwritten
+        (``|x1|`` and ``|x2|`` below 0.001) are 0.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :class:`ms2torch_roi.ROIAlign`.
+
+    >>> features = np.arange(1, 5, dtype=np.float32).reshape(1, 1, 2, 2)
+    >>> rois = np.array([[0, 0.2, 0.3, 0.2, 0.3]], np.float32)
+    >>> ms_roi_align(features, rois, 1, 2, 0.25, roi_end_mode=0)
+    array([[[[2.45, 2.95]]]], dtype=float32)
+    """
+    params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
+    dtype = _compute_dtype({"features": features, "rois": rois})
+    pooled = (pooled_height, pooled_width)
+    params.check_shapes(features.shape, rois.shape, *pooled, ("features", "rois"))
+    rois = rois.astype(dtype)
+    params.check_index(rois[:, 0], features.shape[0], "rois", nan_is_0=True)
+    output = np.zeros((rois.shape[0], features.shape[1], *pooled), features.dtype)
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
+        feature_boxes = _boxes.mindspore_boxes(np, rois, spatial_scale, roi_end_mode)
+        written = np.flatnonzero(~_boxes.mindspore_unwritten(np, rois))
+        for rows, values in sampling.pool_as_mindspore(
+            features.astype(dtype), feature_boxes, written, pooled, sample_num, sampling.NUMPY
+        ):
+            output[rows] = values
+    return output
+
+
+def tv_roi_align(
+    input: NDArray,
+    boxes: NDArray | Sequence[NDArray],
+    output_size: int | Sequence[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> NDArray:
+    """Compute ``torchvision.ops.roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)``.
+
+    Args:
+        input: (N, C, H, W), float16, float32 or float64.
+        boxes: (K, 5) rows of ``(index, x1, y1, x2, y2)``, coordinates in image pixels, or N arrays of (L_i, 4), one
+            for each image; of the dtype of ``input``.
+        output_size, spatial_scale, sampling_ratio, aligned: as in torchvision.
+
+    Returns:
+        (K, C, height, width). Samples of boxes that are not finite, where torchvision's kernel crashes or is
+        undefined, contribute 0.
+
+    Raises:
+        TypeError: another kind of array or dtype, or an ``output_size`` that is not one int or two.
+        ValueError: another shape.
+        RuntimeError: an image index outside ``[0, N - 1]``, or an adaptive grid that torchvision refuses: a negative
+            one (a box inverted along one axis), or one beyond 2**20 samples along an axis of a bin.
+
+    >>> features = np.arange(1, 5, dtype=np.float32).reshape(1, 1, 2, 2)
+    >>> boxes = np.array([[0, 0.2, 0.3, 0.2, 0.3]], np.float32)
+    >>> tv_roi_align(features, boxes, (1, 2), 0.25, 2)
+    array([[[[2.45, 2.95]]]], dtype=float32)
+    """
+    pooled = params.torchvision_output_size(output_size, sampling_ratio)
+    if not isinstance(boxes, np.ndarray):
+        boxes = _concatenated(boxes)
+    dtype = _compute_dtype({"input": input, "boxes": boxes})
+    if input.dtype != boxes.dtype:
+        raise TypeError(f"roi_align: input and boxes must have the same dtype, got {input.dtype} and {boxes.dtype}")
+    params.check_shapes(input.shape, boxes.shape, *pooled, ("input", "boxes"))
+    params.check_index(boxes[:, 0], input.shape[0], "boxes", nan_is_0=False)
+    output = np.zeros((boxes.shape[0], input.shape[1], *pooled), dtype)
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
+        feature_boxes = _boxes.torchvision_boxes(np, boxes, spatial_scale, aligned)
+        for rows, values in sampling.pool_as_torchvision(
+            input, feature_boxes, pooled, sampling_ratio, sampling.NUMPY
+        ):
+            output[rows] = values
+    return output
+
+
+def _concatenated(boxes: Iterable[NDArray]) -> NDArray:
+    """Turn (L_i, 4) boxes for each image into (K, 5) boxes with the index in front."""
+    return np.concatenate([np.insert(part, 0, image, axis=1) for image, part in enumerate(boxes)])
+
+
+def _compute_dtype(arrays: dict[str, NDArray]) -> np.dtype[Any]:
+    """Check two arrays, and return the dtype to compute in."""
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
+        if array.dtype not in (np.float16, np.float32, np.float64):
+            raise TypeError(f"{name} must be float16, float32 or float64, got {array.dtype}")
+    first, second = (array.dtype for array in arrays.values())
+    if first != second and np.float64 in (first, second):
+        raise TypeError(f"float64 does not mix, got {' and '.join(f'{n} {a.dtype}' for n, a in arrays.items())}")
+    return np.result_type(first, second)

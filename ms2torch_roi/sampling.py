@@ -1,0 +1,196 @@
+"""Both CPU kernels from feature boxes on: sample, interpolate, sum and average, bit for bit.
+
+Positions and weights are computed in NumPy, once for all channels; the values are gathered and summed by the array
+library that holds the features, so that on torch autograd sees through it. Every operation rounds to the dtype of
+the computation, in the order of the kernels: ``((w1*v1 + w2*v2) + w3*v3) + w4*v4`` for a sample, samples row by row.
+
+A sample outside the image contributes nothing, so it is not visited: a box a thousand times larger than the image
+costs no more than one that covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import boxes as _boxes
+from .boxes import FeatureBoxes
+
+Array = Any  # an array of the library that holds the features
+NDArray = npt.NDArray[Any]
+
+# Values pooled at a time: enough to keep the overhead of each operation small, few enough to stay in the cache.
+BLOCK_VALUES = 2**19
+
+# The most samples along one axis of a bin. Their squares are beyond what either kernel could visit in a day.
+MAX_GRID = 2**20
+
+
+class ArrayOps(NamedTuple):
+    """What is needed of the array library that holds the features.
+
+    ``take(table, columns)`` returns the given columns of a (C, H*W) table, ``lift`` turns a NumPy array into one of
+    the library, and ``where(condition, value, 0)`` is NumPy's.
+    """
+
+    take: Callable[[Array, Array], Array]
+    lift: Callable[[NDArray], Array]
+    where: Callable[[Array, Array, Any], Array]
+
+
+NUMPY = ArrayOps(take=lambda table, columns: np.take(table, columns, axis=1), lift=lambda array: array, where=np.where)
+
+
+def pool_as_mindspore(
+    features: Array, feature_boxes: FeatureBoxes, rows: NDArray, pooled: tuple[int, int], sample_num: int, ops: ArrayOps
+) -> Iterator[tuple[NDArray, Array]]:
+    """Pool the given rows as MindSpore's kernel does, and yield the results a block of rows at a time.
+
+    Args:
+        features: (N, C, H, W) values.
+        feature_boxes: K boxes in NumPy, of the dtype to compute in, whose index is in ``[0, N - 1]``.
+        rows: which of them to pool, 1-D.
+        pooled: number of bins, ``(height, width)``.
+        sample_num: samples along each axis of a bin, adaptive if 0 or less.
+        ops: how to compute with ``features``.
+
+    Yields:
+        ``(rows, values)`` with values of shape (len(rows), C, pooled_height, pooled_width).
+
+    Raises:
+        RuntimeError: an adaptive grid of more than 2**20 samples along one axis of a bin.
+    """
+    dtype = feature_boxes.boxes.dtype
+    grid = _boxes.mindspore_grid(feature_boxes.size, *pooled, sample_num)
+    count = _boxes.mindspore_count(grid, dtype)
+    border = [_boxes.mindspore_border(length, dtype) for length in features.shape[2:]]
+    return _pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=False)
+
+
+def pool_as_torchvision(
+    features: Array, feature_boxes: FeatureBoxes, pooled: tuple[int, int], sampling_ratio: int, ops: ArrayOps
+) -> Iterator[tuple[NDArray, Array]]:
+    """Pool every row as torchvision's kernel does; like ``pool_as_mindspore`` otherwise."""
+    dtype = feature_boxes.boxes.dtype
+    grid = _boxes.torchvision_grid(feature_boxes.size, *pooled, sampling_ratio)
+    count = _boxes.torchvision_count(grid, dtype)
+    border = [_boxes.torchvision_border(length, dtype) for length in features.shape[2:]]
+    rows = np.arange(len(grid))
+    return _pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=True)
+
+
+def _pool(
+    features: Array,
+    feature_boxes: FeatureBoxes,
+    rows: NDArray,
+    pooled: tuple[int, int],
+    grid: NDArray,
+    count: NDArray,
+    border: list[float],
+    ops: ArrayOps,
+    *,
+    outside_adds_0: bool,
+) -> Iterator[tuple[NDArray, Array]]:
+    """Pool rows with (K, 2) grids of samples along x and y, (K,) divisors, and last coordinates along y and x.
+
+    ``outside_adds_0``: a sample outside the image adds 0 times the first pixel, which is NaN if that is not finite.
+    """
+    boxes, size = feature_boxes
+    images, channels, height, width = features.shape
+    largest = grid[rows].max(0, initial=1)
+    if largest.max() > MAX_GRID:
+        row = rows[grid[rows].max(1).argmax()]
+        raise RuntimeError(
+            f"the adaptive sampling grid of row {row} is too large: {grid[row, 0]} x {grid[row, 1]} samples in a bin,"
+            f" at most {MAX_GRID} along one axis are allowed; its box in feature cells is {boxes[row, 1:].tolist()}"
+        )
+    bins = pooled[0] * pooled[1]
+    per_row = max(channels * bins, pooled[0] * int(largest[1]), pooled[1] * int(largest[0]))
+    block = max(1, BLOCK_VALUES // per_row)
+    for image in range(images):
+        rows_of_image = rows[boxes[rows, 0] == image]
+        for first in range(0, rows_of_image.size, block):
+            part = rows_of_image[first : first + block]
+            table = features[image].reshape(channels, height * width)
+            x = _axis_samples(boxes[part, 1], size[part, 0], grid[part, 0], pooled[1], width, border[1])
+            y = _axis_samples(boxes[part, 2], size[part, 1], grid[part, 1], pooled[0], height, border[0])
+            total = ops.lift(np.zeros((channels, part.size * bins), boxes.dtype))
+            for i in range(y.low.shape[2]):
+                for j in range(x.low.shape[2]):
+                    total = total + _sample(table, width, x, y, j, i, ops)
+            if outside_adds_0:
+                outside = y.outside[:, :, None] | x.outside[:, None, :]
+                total = total + ops.where(ops.lift(outside.ravel()), 0 * table[:, :1], 0)
+            total = total.reshape(channels, part.size, *pooled) / ops.lift(count[part, None, None])
+            yield part, total.swapaxes(0, 1)
+
+
+class _AxisSamples(NamedTuple):
+    """The samples of R boxes along one axis that lie inside the image, in order: (R, pooled, visits) arrays.
+
+    ``low`` and ``high`` are the two neighbouring cells, weighted by ``low_weight`` and ``high_weight``. Bins have
+    different numbers of samples inside; where ``inside`` is False there is none. ``outside``, (R, pooled), tells which
+    bins have samples outside as well.
+    """
+
+    low: NDArray
+    high: NDArray
+    low_weight: NDArray
+    high_weight: NDArray
+    inside: NDArray
+    outside: NDArray
+
+
+def _axis_samples(
+    start: NDArray, size: NDArray, grid: NDArray, pooled: int, length: int, border: float
+) -> _AxisSamples:
+    """Place the samples of R boxes, each (R,) in cells, along an axis of ``pooled`` bins and ``length`` cells."""
+    dtype = start.dtype
+    grid = grid[:, None, None]
+    bin_size = (size / np.asarray(pooled, dtype))[:, None, None]
+    bin_start = start[:, None, None] + np.arange(pooled).astype(dtype)[:, None] * bin_size
+
+    def position(i: NDArray) -> NDArray:
+        at: NDArray = bin_start + (i + 0.5).astype(dtype) * bin_size / grid.astype(dtype)
+        return at
+
+    def is_inside(i: NDArray, at: NDArray) -> NDArray:
+        inside: NDArray = (i < grid) & (at >= -1) & (at <= border)
+        return inside
+
+    # Positions never turn back along a bin, so the samples inside follow each other.
+    every = np.arange(max(int(grid.max()), 0))
+    inside = is_inside(every, position(every))
+    visits = inside.sum(2)
+    most = int(visits.max())
+    i = (inside.argmax(2)[:, :, None] if most else 0) + np.arange(most)
+    at = position(i)
+    inside = is_inside(i, at)
+
+    last = length - 1
+    at = np.where(inside & (at > 0), at, dtype.type(0))
+    low = np.minimum(at.astype(np.int64), last)
+    at = np.where(low == last, np.asarray(last, dtype), at)
+    high_weight = at - low.astype(dtype)
+    return _AxisSamples(low, np.minimum(low + 1, last), 1 - high_weight, high_weight, inside, visits < grid[:, :, 0])
+
+
+def _sample(table: Array, width: int, x: _AxisSamples, y: _AxisSamples, j: int, i: int, ops: ArrayOps) -> Array:
+    """Interpolate the j-th sample along x and i-th along y of every bin: (C, R * pooled_height * pooled_width)."""
+
+    def corner(y_weight: NDArray, y_cell: NDArray, x_weight: NDArray, x_cell: NDArray) -> Array:
+        weight = y_weight[:, :, None, i] * x_weight[:, None, :, j]
+        cell = y_cell[:, :, None, i] * width + x_cell[:, None, :, j]
+        return ops.lift(weight.ravel()) * ops.take(table, ops.lift(cell.ravel()))
+
+    value = (
+        corner(y.low_weight, y.low, x.low_weight, x.low)
+        + corner(y.low_weight, y.low, x.high_weight, x.high)
+        + corner(y.high_weight, y.high, x.low_weight, x.low)
+        + corner(y.high_weight, y.high, x.high_weight, x.high)
+    )
+    inside = (y.inside[:, :, None, i] & x.inside[:, None, :, j]).ravel()
+    return value if inside.all() else ops.where(ops.lift(inside), value, 0)
