@@ -48,7 +48,7 @@ def torchvision_output_size(output_size: int | Sequence[int], sampling_ratio: in
         TypeError: ``output_size`` is neither an int nor a pair of ints.
         RuntimeError: a size below 1, or more samples for each box than 32 bits can count.
     """
-    size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    size = tuple(output_size) if isinstance(output_size, Sequence) else (output_size, output_size)
     if len(size) != 2 or not all(isinstance(length, int) for length in size):
         raise TypeError(f"roi_align: output_size must be an int or a pair of ints, got {output_size!r}")
     check_pooled_size(*size, sampling_ratio, "roi_align")

@@ -43,9 +43,9 @@ def ms_roi_align(
         TypeError, ValueError, RuntimeError: as :class:`ms2torch_roi.ROIAlign`.
 
     >>> features = np.arange(1, 5, dtype=np.float32).reshape(1, 1, 2, 2)
-    >>> rois = np.array([[0, 0.2, 0.3, 0.2, 0.3]], np.float32)
-    >>> ms_roi_align(features, rois, 1, 2, 0.25, roi_end_mode=0)
-    array([[[[2.45, 2.95]]]], dtype=float32)
+    >>> rois = np.array([[0, 0.5, 0.5, 2.5, 1.5]], np.float32)
+    >>> ms_roi_align(features, rois, 1, 2, 1.0, roi_end_mode=0)
+    array([[[[3.625, 1.875]]]], dtype=float32)
     """
     params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
     dtype = _compute_dtype({"features": features, "rois": rois})
@@ -91,9 +91,9 @@ def tv_roi_align(
             one (a box inverted along one axis), or one beyond 2**20 samples along an axis of a bin.
 
     >>> features = np.arange(1, 5, dtype=np.float32).reshape(1, 1, 2, 2)
-    >>> boxes = np.array([[0, 0.2, 0.3, 0.2, 0.3]], np.float32)
-    >>> tv_roi_align(features, boxes, (1, 2), 0.25, 2)
-    array([[[[2.45, 2.95]]]], dtype=float32)
+    >>> boxes = np.array([[0, 0.5, 0.5, 2.5, 1.5]], np.float32)
+    >>> tv_roi_align(features, boxes, (1, 2), 1.0, 2)
+    array([[[[3.625, 1.875]]]], dtype=float32)
     """
     pooled = params.torchvision_output_size(output_size, sampling_ratio)
     if not isinstance(boxes, np.ndarray):

@@ -73,9 +73,20 @@ def pool_as_mindspore(
 def pool_as_torchvision(
     features: Array, feature_boxes: FeatureBoxes, pooled: tuple[int, int], sampling_ratio: int, ops: ArrayOps
 ) -> Iterator[tuple[NDArray, Array]]:
-    """Pool every row as torchvision's kernel does; like ``pool_as_mindspore`` otherwise."""
+    """Pool every row as torchvision's kernel does; like ``pool_as_mindspore`` otherwise.
+
+    Raises:
+        RuntimeError: an adaptive grid that is too large, or negative along one axis.
+    """
     dtype = feature_boxes.boxes.dtype
     grid = _boxes.torchvision_grid(feature_boxes.size, *pooled, sampling_ratio)
+    negative = (grid.prod(1) < 0) & np.isfinite(feature_boxes.size).all(1)
+    if negative.any():
+        row = int(negative.argmax())
+        raise RuntimeError(
+            f"the adaptive sampling grid of row {row} is negative: {grid[row, 0]} x {grid[row, 1]} samples in a bin;"
+            f" its box in feature cells is {feature_boxes.boxes[row, 1:].tolist()}"
+        )
     count = _boxes.torchvision_count(grid, dtype)
     border = [_boxes.torchvision_border(length, dtype) for length in features.shape[2:]]
     rows = np.arange(len(grid))

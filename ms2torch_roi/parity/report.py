@@ -1,0 +1,156 @@
+"""What a run found, as a table for people and as JSON for machines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .verdicts import Verdict
+
+# Failing cases shown in full; the others are counted, and the JSON file has them all.
+SHOWN_FAILURES = 5
+
+
+@dataclass
+class Total:
+    """Verdicts added up."""
+
+    cases: int = 0
+    failed: int = 0
+    values: int = 0
+    differing: int = 0
+    largest_difference: float = 0.0
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def add(self, verdict: Verdict) -> None:
+        self.cases += 1
+        self.failed += not verdict.passed
+        self.values += verdict.values
+        self.differing += verdict.differing
+        self.largest_difference = max(self.largest_difference, verdict.largest_difference)
+        for reason, rows in verdict.left_out.items():
+            self.left_out[reason] = self.left_out.get(reason, 0) + rows
+
+
+@dataclass
+class Run:
+    """One run of the check: what took part, and what came of it.
+
+    ``reproductions`` are by the name of the case, one for each that failed.
+    """
+
+    oracle: str
+    versions: dict[str, str]
+    seed: int
+    verdicts: list[Verdict] = field(default_factory=list)
+    reproductions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> Total:
+        """Everything added up."""
+        return _total(self.verdicts)
+
+    @property
+    def by_category(self) -> dict[str, Total]:
+        """The verdicts of each category added up: in the order they came, the random ones last and sorted."""
+        categories: dict[str, list[Verdict]] = {}
+        for verdict in self.verdicts:
+            categories.setdefault(verdict.category, []).append(verdict)
+        names = sorted(categories, key=lambda name: name if name.startswith("random") else "")
+        return {name: _total(categories[name]) for name in names}
+
+    @property
+    def headline(self) -> str:
+        """What is compared with what, on what."""
+        versions = self.versions
+        adapter = (
+            f"ms2torch_roi {versions['ms2torch_roi']} on torch {versions['torch']} and"
+            f" torchvision {versions['torchvision']} (CPU), NumPy {versions['numpy']}"
+        )
+        if self.oracle == "mindspore":
+            return f"MindSpore {versions['mindspore']} (CPU) against {adapter}"
+        return f"The NumPy reference, WITHOUT MindSpore, against {adapter}"
+
+
+def _total(verdicts: Iterable[Verdict]) -> Total:
+    total = Total()
+    for verdict in verdicts:
+        total.add(verdict)
+    return total
+
+
+def print_run(run: Run, console: Console) -> None:
+    """Print a table by category, the cases that failed, and one line with the verdict."""
+    table = Table("category", title_justify="left", header_style="bold")
+    for column in ("cases", "failed", "values compared", "differing", "largest difference", "rows left out"):
+        table.add_column(column, justify="right")
+    for category, total in run.by_category.items():
+        table.add_row(
+            category,
+            *(f"{number:,}" for number in (total.cases, total.failed, total.values, total.differing)),
+            f"{total.largest_difference:.3g}",
+            f"{sum(total.left_out.values()):,}",
+            style="red" if total.failed else None,
+        )
+    console.print(table)
+
+    failures = [verdict for verdict in run.verdicts if not verdict.passed]
+    for verdict in failures[:SHOWN_FAILURES]:
+        _print(console, f"\nFAILED {verdict.case} ({verdict.category})", style="bold red")
+        if verdict.problem:
+            _print(console, verdict.problem)
+        else:
+            _print(
+                console,
+                f"{verdict.differing:,} of {verdict.values:,} values differ, by {verdict.largest_difference:.6g} at most",
+            )
+            _print(console, verdict.first)
+        _print(console, f"To see it again:\n\n{run.reproductions[verdict.case]}\n")
+    if len(failures) > SHOWN_FAILURES:
+        _print(console, f"... and {len(failures) - SHOWN_FAILURES} more cases failed; --json FILE lists them all.\n")
+
+    total = run.total
+    for reason, rows in total.left_out.items():
+        _print(console, f"Not compared: {rows:,} rows {reason}.")
+    verdict = (
+        f"DIFFERENT: {total.failed:,} of {total.cases:,} cases failed, {total.differing:,} of {total.values:,} values differ"
+        if total.failed
+        else f"IDENTICAL: {total.cases:,} cases, {total.values:,} values compared, 0 differ"
+    )
+    _print(console, f"{verdict} ({run.seconds:.1f} s).", style="bold red" if total.failed else "bold green")
+
+
+def _print(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line as it is: not wrapped, and brackets in it are no markup."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """Return the facts of a run for ``json.dump``: numbers, strings, lists and dicts."""
+    return {
+        "format": 1,
+        "verdict": "different" if run.total.failed else "identical",
+        "headline": run.headline,
+        "oracle": run.oracle,
+        "versions": run.versions,
+        "devices": {"torch": "CPU"} | ({"mindspore": "CPU"} if run.oracle == "mindspore" else {}),
+        "seed": run.seed,
+        "seconds": round(run.seconds, 3),
+        "total": _plain(asdict(run.total)),
+        "categories": {category: _plain(asdict(total)) for category, total in run.by_category.items()},
+        "cases": [
+            _plain(asdict(verdict)) | {"passed": verdict.passed, "reproduction": run.reproductions.get(verdict.case, "")}
+            for verdict in run.verdicts
+        ],
+    }
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """Replace an infinite difference, which JSON has no number for, by a string."""
+    return facts | ({"largest_difference": "infinite"} if math.isinf(facts["largest_difference"]) else {})

@@ -1,0 +1,72 @@
+import importlib.metadata
+import importlib.resources
+import statistics
+
+import pytest
+from helpers import run_python, without
+
+import ms2torch_roi
+
+
+def test_import_loads_no_framework():
+    code = (
+        "import sys, ms2torch_roi\n"
+        "print([name for name in ('torch', 'torchvision', 'mindspore', 'rich') if name in sys.modules])"
+    )
+    assert run_python(code).stdout.strip() == "[]"
+
+
+def test_reference_and_cases_load_no_framework():
+    code = (
+        "import sys\nfrom ms2torch_roi import reference\nfrom ms2torch_roi.parity import cases, operators\n"
+        "operators.reference(cases.documented_cases()[0])\n"
+        "print([name for name in ('torch', 'torchvision', 'mindspore', 'rich') if name in sys.modules])"
+    )
+    assert run_python(code).stdout.strip() == "[]"
+
+
+def test_import_takes_under_50_ms_over_numpy():
+    code = "import time, numpy\nstart = time.perf_counter()\nimport ms2torch_roi\nprint(time.perf_counter() - start)"
+    assert statistics.median(float(run_python(code).stdout) for _ in range(5)) < 0.05
+
+
+@pytest.mark.parametrize("package", ["torch", "torchvision"])
+def test_missing_framework_names_the_extra(package):
+    result = run_python(without(package) + "from ms2torch_roi import ROIAlign")
+    assert result.returncode == 1
+    assert f"ImportError: ms2torch_roi.ROIAlign runs on torch and torchvision, but {package} is not installed" in (
+        result.stderr
+    )
+    assert "pip install 'ms2torch-roi[torch]'" in result.stderr
+
+
+def test_missing_mindspore_names_the_extra():
+    result = run_python(
+        without("mindspore") + "from ms2torch_roi.parity import operators\noperators.import_mindspore()"
+    )
+    assert "ImportError: MindSpore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'" in (
+        result.stderr
+    )
+
+
+def test_extras_named_in_errors_exist():
+    extras = importlib.metadata.metadata("ms2torch-roi").get_all("Provides-Extra")
+    assert set(extras) == {"torch", "mindspore", "cli", "all", "dev"}
+
+
+def test_package_itself_depends_on_numpy_alone():
+    requirements = importlib.metadata.requires("ms2torch-roi")
+    assert [name for name in requirements if "extra ==" not in name] == ["numpy>=1.24"]
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'ms2torch_roi' has no attribute 'RoIPool'"):
+        _ = ms2torch_roi.RoIPool
+
+
+def test_public_names_are_listed():
+    assert {"ROIAlign", "reference"} <= set(dir(ms2torch_roi))
+
+
+def test_package_is_typed():
+    assert importlib.resources.files("ms2torch_roi").joinpath("py.typed").is_file()

@@ -1,0 +1,98 @@
+"""Constructor arguments: refused as MindSpore refuses them, which is asked where it is installed."""
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits
+
+from ms2torch_roi import ROIAlign, reference
+from ms2torch_roi.parity import operators
+
+REFUSED = [
+    ((2.0, 2, 0.5), TypeError, r"pooled_height must be of type int, got 2.0 \(float\)"),
+    ((True, 2, 0.5), TypeError, r"pooled_height must be of type int, got True \(bool\)"),
+    ((2, np.int64(2), 0.5), TypeError, r"pooled_width must be of type int, got .*2.* \(int64\)"),
+    ((2, "2", 0.5), TypeError, r"pooled_width must be of type int, got '2' \(str\)"),
+    ((2, 2, 1), TypeError, r"spatial_scale must be of type float, got 1 \(int\)"),
+    ((2, 2, np.float32(0.5)), TypeError, r"spatial_scale must be of type float, got .*0.5.* \(float32\)"),
+    ((2, 2, True), TypeError, r"spatial_scale must be of type float, got True \(bool\)"),
+    ((2, 2, 0.5, 2.0), TypeError, r"sample_num must be of type int, got 2.0 \(float\)"),
+    ((2, 2, 0.5, True), TypeError, r"sample_num must be of type int, got True \(bool\)"),
+    ((2, 2, 0.5, 2, True), TypeError, r"roi_end_mode must be of type int, got True \(bool\)"),
+    ((2, 2, 0.5, 2, 1.0), TypeError, r"roi_end_mode must be of type int, got 1.0 \(float\)"),
+    ((2, 2, 0.5, 2, 2), ValueError, r"roi_end_mode must be 0 or 1, got 2"),
+    ((2, 2, 0.5, 2, -1), ValueError, r"roi_end_mode must be 0 or 1, got -1"),
+]
+# MindSpore takes these, and fails when it is called.
+REFUSED_IN_CALL = [
+    ((0, 2, 0.5), RuntimeError, "pooled height and width must be at least 1, got 0 and 2"),
+    ((2, -1, 0.5), RuntimeError, "pooled height and width must be at least 1, got 2 and -1"),
+    ((2**31, 2, 0.5), RuntimeError, "samples for each box; at most 2147483647 are allowed"),
+    ((2, 2, 0.5, 2**31), RuntimeError, "samples for each box; at most 2147483647 are allowed"),
+]
+ACCEPTED = [
+    (2, 3, 0.5),
+    (2, 3, np.float64(0.5)),
+    (2, 3, 0.5, -7),
+    (2, 3, 0.0),
+    (2, 3, -0.5),
+    (2, 3, float("inf")),
+    (2, 3, float("nan")),
+]
+FEATURES = np.random.default_rng(0).standard_normal((2, 3, 11, 14)).astype(np.float32)
+ROIS = np.array([[1, 2, 3, 17, 14], [0, 6, 6, 7.2, 6.8]], np.float32)
+
+
+def _id(value):
+    return repr(value) if isinstance(value, tuple) else None
+
+
+@pytest.mark.parametrize(("arguments", "error", "match"), REFUSED + REFUSED_IN_CALL, ids=_id)
+def test_arguments_are_refused_at_construction(arguments, error, match):
+    with pytest.raises(error, match=match):
+        ROIAlign(*arguments)
+    with pytest.raises(error, match=match):
+        reference.ms_roi_align(FEATURES, ROIS, *arguments)
+
+
+@pytest.mark.mindspore
+@pytest.mark.parametrize(("arguments", "error"), [row[:2] for row in REFUSED], ids=_id)
+def test_mindspore_refuses_them_at_construction_with_the_same_type(arguments, error):
+    ms = operators.import_mindspore()
+    with pytest.raises(error):
+        ms.ops.ROIAlign(*arguments)
+
+
+@pytest.mark.mindspore
+@pytest.mark.parametrize(("arguments", "error"), [row[:2] for row in REFUSED_IN_CALL], ids=_id)
+def test_mindspore_refuses_them_when_called_with_the_same_type(arguments, error):
+    ms = operators.import_mindspore()
+    operator = ms.ops.ROIAlign(*arguments)
+    with pytest.raises(error):
+        operator(ms.Tensor(FEATURES), ms.Tensor(ROIS)).asnumpy()
+
+
+@pytest.mark.mindspore
+@pytest.mark.parametrize("arguments", ACCEPTED, ids=_id)
+def test_what_mindspore_accepts_is_accepted(arguments):
+    import torch
+
+    ms = operators.import_mindspore()
+    operator = ms.ops.ROIAlign(*arguments)
+    operator.add_prim_attr("arguments", repr(arguments))
+    expected = operator(ms.Tensor(FEATURES), ms.Tensor(ROIS)).asnumpy()
+    assert_same_bits(ROIAlign(*arguments)(torch.from_numpy(FEATURES), torch.from_numpy(ROIS)).numpy(), expected)
+
+
+def test_defaults_are_mindspores():
+    assert_same_bits(
+        reference.ms_roi_align(FEATURES, ROIS, 2, 2, 0.5), reference.ms_roi_align(FEATURES, ROIS, 2, 2, 0.5, 2, 1)
+    )
+    op = ROIAlign(2, 2, 0.5)
+    assert (op.sample_num, op.roi_end_mode) == (2, 1)
+
+
+@pytest.mark.mindspore
+def test_mindspores_defaults_are_those():
+    ms = operators.import_mindspore()
+    op = ms.ops.ROIAlign(2, 2, 0.5)
+    assert (op.sample_num, op.roi_end_mode) == (2, 1)

@@ -1,0 +1,249 @@
+"""ms2torch_roi.ROIAlign as a torch module: calls, errors, gradients, and what it hands to torchvision."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from helpers import EDGE_CASES, assert_same_bits
+
+import ms2torch_roi.torch
+from ms2torch_roi import ROIAlign, reference
+from ms2torch_roi.parity import cases, operators
+
+FEATURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 11, 14)).astype(np.float32))
+ROIS = torch.tensor([[1, 2, 3, 17, 14], [0, 6, 6, 7.2, 6.8], [0, 0, 0, 0, 0]])
+
+
+def test_arguments_by_name_and_by_position():
+    by_position = ROIAlign(2, 3, 0.25, 4, 0)
+    by_name = ROIAlign(pooled_height=2, pooled_width=3, spatial_scale=0.25, sample_num=4, roi_end_mode=0)
+    for op in (by_position, by_name):
+        assert (op.pooled_height, op.pooled_width, op.spatial_scale) == (2, 3, 0.25)
+        assert (op.sample_num, op.roi_end_mode) == (4, 0)
+
+
+def test_repr_says_what_it_is():
+    expected = "ROIAlign(pooled_height=2, pooled_width=3, spatial_scale=0.5, sample_num=2, roi_end_mode=1)"
+    assert repr(ROIAlign(2, 3, 0.5)) == expected
+    assert repr(ROIAlign(2, 3, np.float64(0.5))) == expected
+
+
+@pytest.mark.parametrize("remake", [copy.copy, copy.deepcopy, lambda op: pickle.loads(pickle.dumps(op))])
+def test_copies_and_pickles_pool_alike(remake):
+    op = ROIAlign(2, 3, 0.5, 0, 0)
+    again = remake(op)
+    assert repr(again) == repr(op)
+    assert_same_bits(again(FEATURES, ROIS).numpy(), op(FEATURES, ROIS).numpy())
+
+
+def test_state_dict_is_empty():
+    op = ROIAlign(2, 3, 0.5)
+    assert not op.state_dict()
+    assert not list(op.parameters())
+    assert not list(op.buffers())
+
+
+@pytest.mark.parametrize("sample_num", [2, 0])
+def test_works_in_inference_mode(sample_num):
+    op = ROIAlign(2, 3, 0.5, sample_num)
+    expected = op(FEATURES, ROIS)
+    with torch.inference_mode():
+        assert_same_bits(op(FEATURES, ROIS).numpy(), expected.numpy())
+
+
+def test_inputs_are_left_as_they_were():
+    features, rois = FEATURES.clone(), ROIS.clone()
+    ROIAlign(2, 3, 0.5)(features, rois)
+    assert torch.equal(features, FEATURES)
+    assert torch.equal(rois, ROIS)
+
+
+def test_output_is_contiguous_and_of_the_dtype_of_features():
+    for features_dtype, rois_dtype in ((torch.float16, torch.float32), (torch.float32, torch.float16)):
+        output = ROIAlign(2, 3, 0.5)(FEATURES.to(features_dtype), ROIS.to(rois_dtype))
+        assert output.dtype == features_dtype
+        assert output.is_contiguous()
+
+
+@pytest.mark.parametrize("sample_num", [2, 0])
+@pytest.mark.parametrize("mode", [0, 1])
+def test_zero_padded_rois_pool_to_zero(sample_num, mode):
+    rois = torch.cat((ROIS, torch.tensor([[1, 0, 3, 0, 9], [0, 5e-4, 3, -5e-4, 9]])))
+    output = ROIAlign(1, 1, 0.5, sample_num, mode)(FEATURES, rois)
+    assert not output[2:].any()
+    assert output[0].all()
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_rois_that_are_not_finite_pool_to_zero(mode):
+    nan, inf = float("nan"), float("inf")
+    rois = torch.tensor([[0, nan, 3, 9, 9], [0, 3, -inf, 9, 9], [0, 3, 3, inf, 9], [0, -3e38, 3, 3e38, 9]])
+    assert not ROIAlign(2, 3, 0.5, 2, mode)(FEATURES, rois).any()
+
+
+def test_float64_is_the_same_rule():
+    for number in range(60):
+        case = cases.random_case(2, number)
+        features, rois = case.features.astype(np.float64), case.rois.astype(np.float64)
+        actual = ROIAlign(*case.arguments)(torch.from_numpy(features), torch.from_numpy(rois))
+        assert_same_bits(actual.numpy(), reference.ms_roi_align(features, rois, *case.arguments))
+
+
+# What is refused in a call. MindSpore is asked for the same where it refuses it too.
+CALLS = {
+    "rois of 4 columns": ((FEATURES, ROIS[:, 1:]), ValueError, r"rois must have shape \(K, 5\).*got \(3, 4\)"),
+    "rois of 6 columns": ((FEATURES, torch.zeros(3, 6)), ValueError, r"rois must have shape \(K, 5\).*got \(3, 6\)"),
+    "rois of 1 dimension": ((FEATURES, ROIS[0]), ValueError, r"rois must have shape \(K, 5\).*got \(5,\)"),
+    "rois of 3 dimensions": ((FEATURES, ROIS[None]), ValueError, r"rois must have shape \(K, 5\).*got \(1, 3, 5\)"),
+    "features of 5 dimensions": ((FEATURES[None], ROIS), ValueError, "features must have 4 dimensions"),
+    "float64 rois": ((FEATURES, ROIS.double()), TypeError, "float64 does not mix, got features torch.float32"),
+    "bfloat16": ((FEATURES.bfloat16(), ROIS.bfloat16()), TypeError, "features must be float16, float32 or float64"),
+    "int32 rois": ((FEATURES, ROIS.int()), TypeError, "rois must be float16, float32 or float64, got torch.int32"),
+    "NumPy features": ((FEATURES.numpy(), ROIS), TypeError, "features must be a torch.Tensor, got ndarray"),
+    "NumPy rois": ((FEATURES, ROIS.numpy()), TypeError, "rois must be a torch.Tensor, got ndarray"),
+    "a list of rois": ((FEATURES, ROIS.tolist()), TypeError, "rois must be a torch.Tensor, got list"),
+    "no channels": ((FEATURES[:, :0], ROIS), RuntimeError, "features must have at least one channel"),
+    "an index too large": ((FEATURES, torch.tensor([[0, 1, 1, 4, 4], [2, 1, 1, 4, 4.0]])), RuntimeError,
+                           r"rois row 1: image index 2.0 is out of range, allowed is \[0, 1\]"),
+    "an index below 0": ((FEATURES, torch.tensor([[-0.1, 1, 1, 4, 4]])), RuntimeError,
+                         r"rois row 0: image index -0.1.* is out of range, allowed is \[0, 1\]"),
+    "an index of no image": ((FEATURES[:0], ROIS), RuntimeError, "rois row 0: image index 1.0 .* there are no images"),
+}  # fmt: skip
+# MindSpore reads out of bounds here.
+CALLS_OF_THE_PORT = {
+    "features of 3 dimensions": ((FEATURES[0], ROIS), ValueError, r"features must have 4 dimensions \(N, C, H, W\)"),
+    "features of height 0": ((FEATURES[:, :, :0], ROIS), ValueError, "features must be at least 1 cell high and wide"),
+    "features of width 0": ((FEATURES[..., :0], ROIS), ValueError, "features must be at least 1 cell high and wide"),
+    "rois on another device": ((FEATURES, ROIS.to("meta")), ValueError, "features are on cpu but rois on meta"),
+    "features of 2**31 values": ((torch.zeros(()).expand(2**11, 2**8, 2**6, 2**6), ROIS), RuntimeError,
+                                 "features would hold 2147483648 values; at most 2147483647"),
+    "an output of 2**31 values": ((FEATURES[:, :1], torch.zeros(()).expand(2**30, 5)), RuntimeError,
+                                  "the output would hold 6442450944 values; at most 2147483647"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tensors", "error", "match"), [*CALLS.values(), *CALLS_OF_THE_PORT.values()],
+                         ids=[*CALLS, *CALLS_OF_THE_PORT])  # fmt: skip
+def test_calls_are_refused(tensors, error, match):
+    with pytest.raises(error, match=match):
+        ROIAlign(2, 3, 0.5)(*tensors)
+
+
+@pytest.mark.mindspore
+@pytest.mark.parametrize(("tensors", "error"), [row[:2] for row in CALLS.values()], ids=CALLS)
+def test_mindspore_refuses_them_with_the_same_type(tensors, error):
+    ms = operators.import_mindspore()
+
+    def to_mindspore(tensor):
+        if not isinstance(tensor, torch.Tensor):
+            return tensor
+        if tensor.dtype == torch.bfloat16:
+            return ms.Tensor(tensor.float().numpy(), ms.bfloat16)
+        return ms.Tensor(tensor.numpy())
+
+    operator = ms.ops.ROIAlign(2, 3, 0.5)
+    with pytest.raises(error):
+        operator(*map(to_mindspore, tensors)).asnumpy()
+
+
+def test_adaptive_grids_beyond_reason_are_refused():
+    rois = torch.tensor([[0, 1, 1, 9, 9], [0, -3e8, 2, 3e8, 30]])
+    with pytest.raises(RuntimeError, match="adaptive sampling grid of row 1 is too large: 42857144 x 2 samples in a bin"):
+        ROIAlign(7, 7, 0.5, 0)(FEATURES, rois)
+
+
+# Gradients.
+
+GRADIENT_ROIS = torch.tensor(
+    [[0, 1, 1, 7, 8], [1, 2.2, 2.1, 2.3, 2.2], [0, 0, 0, 0, 0], [1, -3, 2, 4, 20], [0, 5.25, 5.5, 5, 5.25],
+     [0, 1, 2, 9, 5], [1, float("nan"), 2, 9, 5]], dtype=torch.float64
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sample_num", [2, 0])
+@pytest.mark.parametrize("mode", [0, 1])
+def test_gradient_is_the_true_gradient(mode, sample_num):
+    features = torch.randn(2, 2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    op = ROIAlign(2, 3, 0.5, sample_num, mode)
+    defined = op(features, GRADIENT_ROIS).isnan().flatten(1).any(1).logical_not()
+    assert defined.sum() >= 3
+    assert torch.autograd.gradcheck(lambda f: op(f, GRADIENT_ROIS[defined]), features.requires_grad_())
+
+
+@pytest.mark.parametrize("sample_num", [2, 0])
+@pytest.mark.parametrize("mode", [0, 1])
+def test_gradient_of_float32_is_that_of_float64(mode, sample_num):
+    op = ROIAlign(2, 3, 0.5, sample_num, mode)
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        features = FEATURES.to(dtype, copy=True).requires_grad_()
+        op(features, GRADIENT_ROIS.to(dtype)).nansum().backward()
+        gradients.append(features.grad.double())
+    # A sum of at most a few hundred products, each rounded to float32.
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sample_num", [2, 0])
+def test_rows_that_pool_to_zero_have_no_gradient_but_can_be_trained_on(sample_num):
+    features = FEATURES.clone().requires_grad_()
+    ROIAlign(2, 3, 0.5, sample_num)(features, torch.zeros(4, 5)).sum().backward()
+    assert not features.grad.any()
+
+
+@pytest.mark.parametrize("sample_num", [2, 0])
+def test_no_rois_can_be_trained_on(sample_num):
+    features = FEATURES.clone().requires_grad_()
+    ROIAlign(2, 3, 0.5, sample_num)(features, torch.zeros(0, 5)).sum().backward()
+    assert not features.grad.any()
+
+
+def test_rois_get_no_gradient():
+    features, rois = FEATURES.clone().requires_grad_(), ROIS.clone().requires_grad_()
+    ROIAlign(2, 3, 0.5)(features, rois).sum().backward()
+    assert features.grad.any()
+    assert rois.grad is None
+
+
+# What reaches torchvision.
+
+
+@pytest.fixture
+def torchvision_calls(monkeypatch):
+    calls = []
+    real = ms2torch_roi.torch.roi_align
+
+    def spy(features, boxes, *arguments):
+        output = real(features, boxes, *arguments)
+        calls.append((features, boxes, arguments, output, output._version))
+        return output
+
+    monkeypatch.setattr(ms2torch_roi.torch, "roi_align", spy)
+    return calls
+
+
+def test_nothing_that_torchvision_crashes_on_reaches_it(torchvision_calls):
+    for case in EDGE_CASES:
+        operators.outcome(operators.adapter, case)
+    assert len(torchvision_calls) > 300
+    for features, boxes, (_, scale, sampling_ratio, _), _, _ in torchvision_calls:
+        assert scale == 1.0
+        assert sampling_ratio > 0
+        size = boxes[:, 3:] - boxes[:, 1:3]
+        assert boxes.isfinite().all()
+        assert size.isfinite().all()
+        assert (boxes[:, 0] >= 0).all()
+        assert (boxes[:, 0] < max(features.shape[0], 1)).all()
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_ordinary_boxes_are_one_torchvision_call_and_its_very_output(torchvision_calls, mode):
+    rois = torch.tensor([[1, 2, 3, 17, 14], [0, 4.5, 0.1, 9.3, 21.7], [0, 0, 0, 0, 0]])
+    output = ROIAlign(2, 3, 0.5, 2, mode)(FEATURES, rois)
+    assert len(torchvision_calls) == 1
+    features, boxes, (pooled, *rest), made, version = torchvision_calls[0]
+    assert features is FEATURES
+    assert (boxes.shape, pooled, rest) == ((3, 5), (2, 3), [1.0, 2, False])
+    assert output is made
+    assert output._version == version  # not written to since
