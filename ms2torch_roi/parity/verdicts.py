@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import boxes as _boxes
 from .cases import Case
 
 NDArray = npt.NDArray[Any]
@@ -57,7 +56,7 @@ def judge(case: Case, expected: NDArray | Exception, actual: NDArray | Exception
         problem = f"expected the documentation's {case.printed.tolist()}, MindSpore gave {expected.tolist()}"
         return Verdict(case.name, case.category, problem=problem)
 
-    unwritten = _boxes.mindspore_unwritten(np, case.rois.astype(case.dtype))
+    unwritten = _unwritten(case)
     rows = np.flatnonzero(~unwritten)
     expected, actual = expected[rows], actual[rows]
     different = ~same_bits(expected, actual)
@@ -81,6 +80,17 @@ def judge(case: Case, expected: NDArray | Exception, actual: NDArray | Exception
         left_out={UNWRITTEN: int(unwritten.sum())} if unwritten.any() else {},
         first=first,
     )
+
+
+def _unwritten(case: Case) -> NDArray:
+    """Return (K,) bool: the rows that MindSpore never writes.
+
+    The adapter has this rule too. It is stated again here, or a fault in it would leave out the rows that show it.
+    """
+    x1, x2 = np.abs(case.rois[:, [1, 3]].astype(case.dtype)).T
+    threshold = case.dtype.type(0.001)
+    unwritten: NDArray = (x1 < threshold) & (x2 < threshold)
+    return unwritten
 
 
 def _judge_errors(raises: type[Exception] | None, expected: Any, actual: Any) -> str:

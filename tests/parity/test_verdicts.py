@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+from ms2torch_roi.parity import cases, operators, report, verdicts
+
+CASE = cases.edge_case("boxes of several cells, mode 1, float32")
+RESULT = operators.reference(CASE)
+
+
+def test_equal_results_are_identical():
+    verdict = verdicts.judge(CASE, RESULT, RESULT.copy())
+    assert verdict.passed
+    assert (verdict.values, verdict.differing, verdict.largest_difference) == (RESULT.size, 0, 0.0)
+
+
+def test_one_bit_is_a_difference():
+    actual = RESULT.copy()
+    actual[1, 2, 0, 3] = np.nextafter(actual[1, 2, 0, 3], np.float32(9))
+    verdict = verdicts.judge(CASE, RESULT, actual)
+    assert not verdict.passed
+    assert verdict.differing == 1
+    assert 0 < verdict.largest_difference < 1e-6
+    assert verdict.first.startswith("rois row 1 [0.0, 4.5, ")
+    assert "channel 2, bin (0, 3)" in verdict.first
+
+
+def test_nan_equals_nan_and_zero_equals_minus_zero():
+    assert verdicts.same_bits(np.array([np.nan, 0.0]), np.array([np.nan, -0.0])).all()
+    assert not verdicts.same_bits(np.array([np.nan, 1.0]), np.array([1.0, np.nan])).any()
+
+
+def test_nan_against_a_number_is_an_infinite_difference():
+    actual = RESULT.copy()
+    actual[0, 0, 0, 0] = np.nan
+    verdict = verdicts.judge(CASE, RESULT, actual)
+    assert verdict.largest_difference == np.inf
+    run = report.Run("reference", dict.fromkeys(("ms2torch_roi", "torch", "torchvision", "numpy"), "0"), 0, [verdict])
+    assert report.as_json(run)["total"]["largest_difference"] == "infinite"
+
+
+def test_rows_never_written_are_left_out_and_counted():
+    case = cases.edge_case("zero-padded rois, mode 1, sample_num 2, float32")
+    result = operators.reference(case)
+    garbage = result.copy()
+    garbage[:3] = 99
+    verdict = verdicts.judge(case, garbage, result)
+    assert verdict.passed
+    assert verdict.left_out == {verdicts.UNWRITTEN: 3}
+    assert verdict.values == result[3:].size
+    garbage[3] = 99
+    assert not verdicts.judge(case, garbage, result).passed
+
+
+@pytest.mark.parametrize("actual", [RESULT[:1], RESULT.astype(np.float64)])
+def test_another_shape_or_dtype_is_a_difference(actual):
+    verdict = verdicts.judge(CASE, RESULT, actual)
+    assert not verdict.passed
+    assert "expected float32 (2, 3, 3, 4), got" in verdict.problem
+
+
+def test_an_error_where_none_was_wanted_is_a_failure():
+    assert verdicts.judge(CASE, RESULT, TypeError("no")).problem == "the adapter raised TypeError: no"
+    assert verdicts.judge(CASE, TypeError("no"), TypeError("no")).problem == "MindSpore raised TypeError: no"
+
+
+def test_an_error_that_was_wanted_must_come_from_both_and_be_of_the_type():
+    case = cases.edge_case("index -1 of 2 images, float32")
+    error = RuntimeError("index")
+    assert verdicts.judge(case, error, error).passed
+    assert "the adapter should raise RuntimeError, but raised nothing" in verdicts.judge(case, error, RESULT).problem
+    assert "but raised IndexError: 9" in verdicts.judge(case, error, IndexError(9)).problem
+    assert "MindSpore should raise" in verdicts.judge(case, RESULT, error).problem
+
+
+def test_the_documented_example_is_held_to_what_its_page_prints():
+    case = cases.documented_cases()[0]
+    other = case.printed + np.float32(0.001)
+    assert "the documentation's" in verdicts.judge(case, other, other).problem
+
+
+def test_reproductions_run_and_find_the_difference_again(capsys, monkeypatch):
+    monkeypatch.setattr(operators, "adapter", lambda case: operators.reference(case) + np.float32(1))
+    for case in (CASE, cases.random_case(3, 5), cases.documented_cases()[1]):
+        exec(verdicts.reproduction(case, with_mindspore=False), {})
+        printed = capsys.readouterr().out
+        assert f"case={case.name!r}" in printed
+        assert "largest_difference=1.0" in printed
+
+
+def test_every_edge_is_named_once_and_found_by_its_source():
+    every = list(cases.edge_cases())
+    assert len({case.name for case in every}) == len(every) >= 40
+    for case in every:
+        assert case.source == f"cases.edge_case({case.name!r})"
+        assert np.array_equal(cases.edge_case(case.name).rois, case.rois, equal_nan=True)
+
+
+def test_random_cases_depend_on_their_seed_and_number_alone():
+    again, other = cases.random_case(4, 2), cases.random_case(4, 3)
+    np.testing.assert_array_equal(cases.random_case(4, 2).rois, again.rois)
+    np.testing.assert_array_equal(cases.random_case(4, 2).features, again.features)
+    assert again.rois.shape != other.rois.shape
+
+
+def test_random_cases_cover_every_category():
+    categories = {cases.random_case(0, number).category for number in range(200)}
+    assert len(categories) == 12

@@ -1,0 +1,146 @@
+"""The command, end to end, each time in a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import run_python, without
+
+import ms2torch_roi
+
+RUN = "import sys\nfrom ms2torch_roi.cli import main\nsys.exit(main(sys.argv[1:]))"
+# The mapping that MindSpore's own page suggests: its "aligned" for roi_end_mode.
+NAIVE = """
+import torch, torchvision, ms2torch_roi.torch
+class Naive(torch.nn.Module):
+    def __init__(self, *arguments):
+        super().__init__()
+        self.arguments = arguments
+    def forward(self, features, rois):
+        ph, pw, scale, sample_num, mode = self.arguments
+        finite = torch.nan_to_num(rois.float(), 0, 0, 0).clamp(-300, 300).to(features.dtype)
+        return torchvision.ops.roi_align(features, finite, (ph, pw), 0.5, sample_num, bool(mode))
+ms2torch_roi.torch.ROIAlign = Naive
+"""
+
+
+def run_command(*arguments):
+    command = [sys.executable, "-m", "ms2torch_roi", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.mindspore
+def test_check_runs_both_frameworks_and_finds_them_identical(tmp_path):
+    result = run_command("check", "--cases", "30", "--seed", "5", "--json", str(tmp_path / "facts.json"))
+    assert result.returncode == 0, result.stderr
+    first, *rest = result.stdout.splitlines()
+    assert first.startswith("MindSpore 2.")
+    assert "(CPU) against ms2torch_roi" in first
+    assert " torchvision 0." in first
+    assert "documented example, mode 0, from both, as its page prints it:" in rest
+    assert "   [3.0333333 3.3666668 3.7      ]]]]" in rest
+    assert "rows never written by MindSpore" in rest[-2]
+    assert rest[-1].startswith("IDENTICAL: ")
+    assert "values compared, 0 differ" in rest[-1]
+
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["verdict"] == "identical"
+    assert facts["devices"] == {"torch": "CPU", "mindspore": "CPU"}
+    assert set(facts["versions"]) == {"ms2torch_roi", "torch", "torchvision", "numpy", "mindspore"}
+    assert [case["case"] for case in facts["cases"][:2]] == ["documented example, mode 0", "documented example, mode 1"]
+    assert facts["cases"][-1]["case"] == "random case 29 of seed 5"
+    assert facts["total"]["cases"] == len(facts["cases"]) == sum(c["cases"] for c in facts["categories"].values())
+    assert facts["total"]["values"] == sum(case["values"] for case in facts["cases"])
+    assert f"{facts['total']['values']:,} values compared" in rest[-1]
+    assert all(case["passed"] for case in facts["cases"])
+
+
+@pytest.mark.mindspore
+def test_check_fails_with_the_naive_mapping_and_says_how_to_see_it_again(tmp_path):
+    result = run_python(NAIVE + RUN, "check", "--cases", "30", "--json", str(tmp_path / "facts.json"))
+    assert result.returncode == 1, result.stderr
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("DIFFERENT: ")
+    assert "FAILED documented example, mode 1 (documented example)" in result.stdout
+    assert "values differ, by" in result.stdout
+    assert "bin (0, 0): expected" in result.stdout
+
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["verdict"] == "different"
+    failed = [case for case in facts["cases"] if not case["passed"]]
+    assert len(failed) > 100
+    assert f"{len(failed):,} of " in last
+    assert f"... and {len(failed) - 5} more cases failed" in result.stdout
+    # The printed lines do show the difference when they are run, and none with the adapter as it is.
+    reproduction = failed[0]["reproduction"]
+    assert reproduction in result.stdout
+    assert "differing=9" in run_python(NAIVE + reproduction).stdout
+    assert "differing=0" in run_python(reproduction).stdout
+
+
+def test_check_without_mindspore_says_so_and_does_not_import_it():
+    result = run_python(without("mindspore") + RUN, "check", "--without-mindspore", "--cases", "5")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("The NumPy reference, WITHOUT MindSpore, against ms2torch_roi ")
+    assert result.stdout.splitlines()[-1].startswith("IDENTICAL: ")
+
+
+def test_check_without_mindspore_fails_with_the_naive_mapping():
+    result = run_python(NAIVE + RUN, "check", "--without-mindspore", "--cases", "5")
+    assert result.returncode == 1
+    assert "operators.outcome(operators.reference, case)" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ("mindspore", "MindSpore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'"
+                      ", or use --without-mindspore"),
+        ("torch", "ms2torch_roi.ROIAlign runs on torch and torchvision, but torch is not installed."),
+        ("rich", "rich is not installed. Install it with: pip install 'ms2torch-roi[cli]'"),
+    ],
+)  # fmt: skip
+def test_check_that_cannot_run_says_why_in_one_line(package, message):
+    result = run_python(without(package) + RUN, "check")
+    if package == "torch" and "MindSpore is not installed" in result.stderr:
+        pytest.skip("MindSpore is missed first")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"ms2torch-roi check: cannot run: {message}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "--cases", "many"], "argument --cases: 'many' is not a whole number of 0 or more"),
+        (["check", "--cases", "-1"], "argument --cases: '-1' is not a whole number of 0 or more"),
+        (["check", "--seed", "1.5"], "argument --seed: '1.5' is not a whole number of 0 or more"),
+        (["check", "--colour"], "unrecognized arguments: --colour"),
+        (["prove"], "invalid choice: 'prove'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_status_2(arguments, message):
+    result = run_command(*arguments)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert message in result.stderr
+
+
+def test_a_json_file_that_cannot_be_written_is_found_before_the_run(tmp_path):
+    result = run_command("check", "--without-mindspore", "--json", str(tmp_path / "nowhere" / "facts.json"))
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "cannot run: --json: [Errno 2] No such file or directory" in result.stderr
+
+
+def test_version():
+    assert run_command("--version").stdout == f"ms2torch-roi {ms2torch_roi.__version__}\n"
+
+
+def test_help_states_the_exit_statuses():
+    assert "0 if all are identical, 1 if one differs, 2 if the check could not run" in " ".join(
+        run_command("check", "--help").stdout.split()
+    )
