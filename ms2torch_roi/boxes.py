@@ -92,12 +92,15 @@ def _grid(rounding: np.ufunc, size: NDArray, pooled_height: int, pooled_width: i
 
 def mindspore_count(grid: NDArray, dtype: np.dtype[Any]) -> NDArray:
     """Return the (K,) divisors of MindSpore's average: 0 where the grid is, so that such rows become NaN."""
-    return grid[:, 0].astype(dtype) * grid[:, 1].astype(dtype)
+    along_x, along_y = grid.astype(dtype).T
+    count: NDArray = along_x * along_y
+    return count
 
 
 def torchvision_count(grid: NDArray, dtype: np.dtype[Any]) -> NDArray:
     """Return the (K,) divisors of torchvision's average, at least 1."""
-    return np.maximum(grid[:, 0] * grid[:, 1], 1).astype(dtype)
+    count: NDArray = np.maximum(grid.prod(1), 1).astype(dtype)
+    return count
 
 
 def mindspore_border(length: int, dtype: np.dtype[Any]) -> float:
@@ -119,7 +122,8 @@ def rounds_alike(dtype: np.dtype[Any], *lengths: int) -> bool:
 
     Above that (2048 in float16) the border and the count of samples can differ, and a product overflow.
     """
-    return max(lengths) <= 2 ** (np.finfo(dtype).nmant + 1)
+    largest_exact: int = 2 ** (np.finfo(dtype).nmant + 1)
+    return max(lengths) <= largest_exact
 
 
 class TorchvisionCall(NamedTuple):
@@ -144,7 +148,9 @@ def torchvision_calls(
     Args:
         feature_boxes: MindSpore's, in NumPy.
         zero: (K,) bool, rows that pool to 0 whatever their box.
-        pooled_height, pooled_width, sample_num: as MindSpore's.
+        pooled_height: as MindSpore's.
+        pooled_width: as MindSpore's.
+        sample_num: as MindSpore's.
 
     Returns:
         The calls, and the rows that no call expresses: 1-D, ascending. A first call may cover every row

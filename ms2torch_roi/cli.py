@@ -67,7 +67,7 @@ def _check(random_cases: int, seed: int, json_file: Path | None, *, with_mindspo
         from rich.console import Console
         from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        from .parity import cases, operators, report, verdicts
+        from .parity import cases, edges, operators, report, verdicts
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != "rich":
             raise
@@ -92,7 +92,7 @@ def _check(random_cases: int, seed: int, json_file: Path | None, *, with_mindspo
         console = Console(width=130)
     run = report.Run(oracle.__name__, versions, seed)
     console.print(run.headline, style="bold", highlight=False, soft_wrap=True)
-    todo = [*cases.documented_cases(), *cases.edge_cases()]
+    todo = [*cases.documented_cases(), *edges.edge_cases()]
     total = len(todo) + random_cases
     started = time.monotonic()
     columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TimeRemainingColumn())
@@ -105,7 +105,8 @@ def _check(random_cases: int, seed: int, json_file: Path | None, *, with_mindspo
             if not verdict.passed:
                 run.reproductions[case.name] = verdicts.reproduction(case, with_mindspore=with_mindspore)
             elif case.printed is not None:
-                console.print(f"{case.name}, from both, as its page prints it:\n{actual}", markup=False, highlight=False)
+                console.print(f"{case.name}, from both, as its page prints it:", highlight=False)
+                console.print(str(actual), markup=False, highlight=False)
             if not console.is_terminal and (number + 1) % 100 == 0:
                 print(f"{number + 1} of {total} cases, {len(run.reproductions)} failed", flush=True)
     run.seconds = time.monotonic() - started

@@ -35,7 +35,8 @@ def check_mindspore_arguments(
         ("roi_end_mode", roi_end_mode, int),
     ):
         if not isinstance(value, wanted) or isinstance(value, bool):
-            raise TypeError(f"ROIAlign: {name} must be of type {wanted.__name__}, got {value!r} ({type(value).__name__})")
+            got = f"{value!r} ({type(value).__name__})"
+            raise TypeError(f"ROIAlign: {name} must be of type {wanted.__name__}, got {got}")
     if roi_end_mode not in (0, 1):
         raise ValueError(f"ROIAlign: roi_end_mode must be 0 or 1, got {roi_end_mode}")
     check_pooled_size(pooled_height, pooled_width, sample_num, "ROIAlign")

@@ -33,7 +33,11 @@ def ms_roi_align(
         features: (N, C, H, W), float16, float32 or float64.
         rois: (K, 5) rows of ``(index, x1, y1, x2, y2)``, coordinates in image pixels. float16 and float32 mixed
             are computed in float32.
-        pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode: as in MindSpore.
+        pooled_height: number of bins along y.
+        pooled_width: number of bins along x.
+        spatial_scale: feature cells per image pixel.
+        sample_num: samples along each axis of a bin; with 0 or less, ``floor(size / pooled)``.
+        roi_end_mode: 1 to count the pixel of ``x2, y2`` in; 0 not to, and to enlarge boxes to one cell.
 
     Returns:
         (K, C, pooled_height, pooled_width) in the dtype of ``features``. Rows that MindSpore leaves unwritten
@@ -78,7 +82,10 @@ def tv_roi_align(
         input: (N, C, H, W), float16, float32 or float64.
         boxes: (K, 5) rows of ``(index, x1, y1, x2, y2)``, coordinates in image pixels, or N arrays of (L_i, 4), one
             for each image; of the dtype of ``input``.
-        output_size, spatial_scale, sampling_ratio, aligned: as in torchvision.
+        output_size: number of bins, ``(height, width)`` or an int for both.
+        spatial_scale: feature cells per image pixel.
+        sampling_ratio: samples along each axis of a bin; with 0 or less, ``ceil(size / output_size)``.
+        aligned: True to move boxes by half a cell; False not to, and to enlarge boxes to one cell.
 
     Returns:
         (K, C, height, width). Samples of boxes that are not finite, where torchvision's kernel crashes or is
@@ -106,9 +113,7 @@ def tv_roi_align(
     output = np.zeros((boxes.shape[0], input.shape[1], *pooled), dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.torchvision_boxes(np, boxes, spatial_scale, aligned)
-        for rows, values in sampling.pool_as_torchvision(
-            input, feature_boxes, pooled, sampling_ratio, sampling.NUMPY
-        ):
+        for rows, values in sampling.pool_as_torchvision(input, feature_boxes, pooled, sampling_ratio, sampling.NUMPY):
             output[rows] = values
     return output
 

@@ -102,7 +102,8 @@ class ROIAlign(torch.nn.Module):
 
         def pool_in_torchvision(call: _boxes.TorchvisionCall) -> torch.Tensor:
             boxes = torch.from_numpy(call.boxes).to(features.device)
-            return roi_align(features, boxes, pooled, 1.0, call.sampling_ratio, call.aligned)
+            part: torch.Tensor = roi_align(features, boxes, pooled, 1.0, call.sampling_ratio, call.aligned)
+            return part
 
         if calls and calls[0].rows is None:
             output = pool_in_torchvision(calls.pop(0))

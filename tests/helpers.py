@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from ms2torch_roi.parity import cases
+from ms2torch_roi.parity import edges
 from ms2torch_roi.parity.verdicts import same_bits
 
 
@@ -37,4 +37,4 @@ def without(package):
     )
 
 
-EDGE_CASES = list(cases.edge_cases())
+EDGE_CASES = list(edges.edge_cases())

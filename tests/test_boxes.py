@@ -82,7 +82,8 @@ def test_empty_average_is_nan_in_mindspore_and_0_in_torchvision():
 
 
 @pytest.mark.parametrize(
-    ("length", "mindspore", "torchvision"), [(11, 11, 11), (2049, 2048, 2048), (2051, 2052, 2050), (70000, np.inf, 65504)]
+    ("length", "mindspore", "torchvision"),
+    [(11, 11, 11), (2049, 2048, 2048), (2051, 2052, 2050), (70000, np.inf, 65504)],
 )
 def test_float16_borders_of_tall_features(length, mindspore, torchvision):
     with np.errstate(over="ignore"):

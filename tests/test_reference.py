@@ -36,7 +36,9 @@ def _in_torchvision(features, rois, *arguments):
 
 
 @settings(max_examples=300)
-@given(seed=st.integers(0, 2**32 - 1), aligned=st.booleans(), dtype=st.sampled_from((np.float16, np.float32, np.float64)))
+@given(
+    seed=st.integers(0, 2**32 - 1), aligned=st.booleans(), dtype=st.sampled_from((np.float16, np.float32, np.float64))
+)
 def test_tv_roi_align_is_torchvision_on_random_cases(seed, aligned, dtype):
     case = cases.random_case(seed, 0)
     # torchvision crashes on boxes that are not finite, and refuses adaptive grids of inverted ones.
@@ -84,7 +86,7 @@ def test_tv_roi_align_of_both_sizes_negative_is_0():
 @pytest.mark.parametrize("box", [[6, 2, 2, 6], [0, 0, 1e8, 1e8]])
 def test_tv_roi_align_refuses_the_adaptive_grids_that_torchvision_refuses(box):
     rois = np.array([[0, *box]], np.float32)
-    with pytest.raises(RuntimeError, match="too large|larger than"):
+    with pytest.raises(RuntimeError, match=r"too large|larger than"):
         _in_torchvision(FEATURES, rois, 2, 1.0, -1, True)
     with pytest.raises(RuntimeError, match="row 0"):
         reference.tv_roi_align(FEATURES, rois, 2, 1.0, -1, True)
@@ -123,7 +125,7 @@ def test_ms_roi_align_errors(arguments, error, match):
 
 @pytest.mark.parametrize("output_size", [0, (2, 0), (2, 2, 2), 2.0, (2, 2.5)])
 def test_tv_roi_align_refuses_other_output_sizes(output_size):
-    with pytest.raises((TypeError, RuntimeError), match="output_size|pooled height and width"):
+    with pytest.raises((TypeError, RuntimeError), match=r"output_size|pooled height and width"):
         reference.tv_roi_align(FEATURES, ROIS, output_size, 0.5, 2)
 
 

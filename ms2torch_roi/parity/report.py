@@ -28,6 +28,7 @@ class Total:
     left_out: dict[str, int] = field(default_factory=dict)
 
     def add(self, verdict: Verdict) -> None:
+        """Count one verdict in."""
         self.cases += 1
         self.failed += not verdict.passed
         self.values += verdict.values
@@ -87,7 +88,7 @@ def _total(verdicts: Iterable[Verdict]) -> Total:
 
 def print_run(run: Run, console: Console) -> None:
     """Print a table by category, the cases that failed, and one line with the verdict."""
-    table = Table("category", title_justify="left", header_style="bold")
+    table = Table("category", header_style="bold")
     for column in ("cases", "failed", "values compared", "differing", "largest difference", "rows left out"):
         table.add_column(column, justify="right")
     for category, total in run.by_category.items():
@@ -106,10 +107,8 @@ def print_run(run: Run, console: Console) -> None:
         if verdict.problem:
             _print(console, verdict.problem)
         else:
-            _print(
-                console,
-                f"{verdict.differing:,} of {verdict.values:,} values differ, by {verdict.largest_difference:.6g} at most",
-            )
+            most = f"{verdict.largest_difference:.6g}"
+            _print(console, f"{verdict.differing:,} of {verdict.values:,} values differ, by {most} at most")
             _print(console, verdict.first)
         _print(console, f"To see it again:\n\n{run.reproductions[verdict.case]}\n")
     if len(failures) > SHOWN_FAILURES:
@@ -118,12 +117,12 @@ def print_run(run: Run, console: Console) -> None:
     total = run.total
     for reason, rows in total.left_out.items():
         _print(console, f"Not compared: {rows:,} rows {reason}.")
-    verdict = (
-        f"DIFFERENT: {total.failed:,} of {total.cases:,} cases failed, {total.differing:,} of {total.values:,} values differ"
-        if total.failed
-        else f"IDENTICAL: {total.cases:,} cases, {total.values:,} values compared, 0 differ"
-    )
-    _print(console, f"{verdict} ({run.seconds:.1f} s).", style="bold red" if total.failed else "bold green")
+    if total.failed:
+        different = f"{total.differing:,} of {total.values:,} values differ"
+        conclusion = f"DIFFERENT: {total.failed:,} of {total.cases:,} cases failed, {different}"
+    else:
+        conclusion = f"IDENTICAL: {total.cases:,} cases, {total.values:,} values compared, 0 differ"
+    _print(console, f"{conclusion} ({run.seconds:.1f} s).", style="bold red" if total.failed else "bold green")
 
 
 def _print(console: Console, text: str, style: str | None = None) -> None:
@@ -144,11 +143,12 @@ def as_json(run: Run) -> dict[str, Any]:
         "seconds": round(run.seconds, 3),
         "total": _plain(asdict(run.total)),
         "categories": {category: _plain(asdict(total)) for category, total in run.by_category.items()},
-        "cases": [
-            _plain(asdict(verdict)) | {"passed": verdict.passed, "reproduction": run.reproductions.get(verdict.case, "")}
-            for verdict in run.verdicts
-        ],
+        "cases": [_case_as_json(verdict, run.reproductions.get(verdict.case, "")) for verdict in run.verdicts],
     }
+
+
+def _case_as_json(verdict: Verdict, reproduction: str) -> dict[str, Any]:
+    return {**_plain(asdict(verdict)), "passed": verdict.passed, "reproduction": reproduction}
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ import torch
 import torchvision
 from helpers import EDGE_CASES
 
-import ms2torch_roi.torch
-from ms2torch_roi import boxes, sampling
+from ms2torch_roi import boxes, params, sampling
 from ms2torch_roi.parity import cases, operators, verdicts
 
 pytestmark = pytest.mark.mindspore
@@ -134,7 +133,7 @@ MISTAKES = {
     "samples outside that add the first pixel": (
         sampling, "_pool", lambda pool: lambda *a, **_: pool(*a, outside_adds_0=True), "edge: inputs",
     ),
-    "no check of the index": (ms2torch_roi.torch.params, "check_index", lambda _: lambda *_, **__: None, "edge: errors"),
+    "no check of the index": (params, "check_index", lambda _: lambda *_, **__: None, "edge: errors"),
 }  # fmt: skip
 
 

@@ -41,6 +41,8 @@ def arbitrary_cases(draw):
     anything = most is None
     near = st.floats(-20, 20, width=16)
     wild = st.floats(-most if most else None, most, width=width, allow_nan=anything, allow_infinity=anything)
+    # Smaller numbers make subnormal products in float32, which MindSpore flushes to 0 on some of its threads.
+    wild = wild.filter(lambda x: not 0 < abs(x) < 1e-10)
     images = draw(st.integers(1, 3))
     shape = (images, draw(st.integers(1, 2)), draw(st.integers(1, 12)), draw(st.integers(1, 12)))
     count = draw(st.integers(0, 8))

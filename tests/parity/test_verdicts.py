@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from ms2torch_roi.parity import cases, operators, report, verdicts
+from ms2torch_roi.parity import cases, edges, operators, report, verdicts
 
-CASE = cases.edge_case("boxes of several cells, mode 1, float32")
+CASE = edges.edge_case("boxes of several cells, mode 1, float32")
 RESULT = operators.reference(CASE)
 
 
@@ -38,8 +38,16 @@ def test_nan_against_a_number_is_an_infinite_difference():
     assert report.as_json(run)["total"]["largest_difference"] == "infinite"
 
 
+def test_subnormal_float32_equals_zero_but_the_smallest_normal_number_does_not():
+    tiny = np.finfo(np.float32).tiny
+    for value, passed in ((tiny / 2, True), (-tiny / 2, True), (tiny, False)):
+        expected, actual = RESULT.copy(), RESULT.copy()
+        expected[0, 0, 0, 0], actual[0, 0, 0, 0] = 0, value
+        assert verdicts.judge(CASE, expected, actual).passed is passed
+
+
 def test_rows_never_written_are_left_out_and_counted():
-    case = cases.edge_case("zero-padded rois, mode 1, sample_num 2, float32")
+    case = edges.edge_case("zero-padded rois, sample_num 2, mode 1, float32")
     result = operators.reference(case)
     garbage = result.copy()
     garbage[:3] = 99
@@ -64,7 +72,7 @@ def test_an_error_where_none_was_wanted_is_a_failure():
 
 
 def test_an_error_that_was_wanted_must_come_from_both_and_be_of_the_type():
-    case = cases.edge_case("index -1 of 2 images, float32")
+    case = edges.edge_case("index -1 of 2 images, float32")
     error = RuntimeError("index")
     assert verdicts.judge(case, error, error).passed
     assert "the adapter should raise RuntimeError, but raised nothing" in verdicts.judge(case, error, RESULT).problem
@@ -88,11 +96,11 @@ def test_reproductions_run_and_find_the_difference_again(capsys, monkeypatch):
 
 
 def test_every_edge_is_named_once_and_found_by_its_source():
-    every = list(cases.edge_cases())
+    every = list(edges.edge_cases())
     assert len({case.name for case in every}) == len(every) >= 40
     for case in every:
-        assert case.source == f"cases.edge_case({case.name!r})"
-        assert np.array_equal(cases.edge_case(case.name).rois, case.rois, equal_nan=True)
+        assert case.source == f"edges.edge_case({case.name!r})"
+        assert np.array_equal(edges.edge_case(case.name).rois, case.rois, equal_nan=True)
 
 
 def test_random_cases_depend_on_their_seed_and_number_alone():
