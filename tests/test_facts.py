@@ -41,15 +41,15 @@ def test_mindspore_leaves_what_was_in_memory_in_rows_near_zero():
 
 
 @pytest.mark.mindspore
-def test_mindspore_flushes_subnormal_float32_after_a_few_calls_or_never():
+def test_mindspore_keeps_subnormal_float32_in_some_calls_and_flushes_it_in_others():
     case = edges.edge_case("subnormal features, float32")
     exact = operators.reference(case)
     assert 0 < np.abs(exact).max() < np.finfo(np.float32).tiny
     results = [operators.mindspore(case) for _ in range(12)]
-    assert all(same_bits(result, exact).all() or not result.any() for result in results)
-    if all(same_bits(result, exact).all() for result in results):
+    for result in results:
+        assert (same_bits(result, exact) | (result == 0)).all()
+    if all(result.any() for result in results):
         pytest.skip("MindSpore kept them in 12 calls")
-    assert not results[-1].any()
 
 
 @pytest.mark.mindspore

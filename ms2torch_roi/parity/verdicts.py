@@ -96,8 +96,8 @@ def _unwritten(case: Case) -> NDArray:
 def _flushed(values: NDArray) -> NDArray:
     """Replace subnormal float32 numbers, below 1.18e-38, by 0.
 
-    MindSpore's kernel keeps them in the first few calls, which it makes on the calling thread, and flushes them to 0
-    from then on, on threads of its own: neither is more its result than the other.
+    MindSpore's kernel keeps them in some calls and flushes them to 0 in others, by the threads it happens to run on
+    (the first few calls of a process keep them): neither is more its result than the other.
     """
     if values.dtype != np.float32:
         return values
