@@ -1,0 +1,51 @@
+"""What the pages claim: their examples run, the tests and commands they name exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "MAPPING.md", "CHANGELOG.md", "benchmarks/README.md"]
+
+
+def _text(page):
+    return (ROOT / page).read_text()
+
+
+def test_mapping_names_tests_that_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _text("MAPPING.md"))
+    assert len(named) > 40
+    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in _text(file)]
+    assert not missing
+
+
+def test_every_row_of_mapping_names_a_test():
+    tables = re.findall(r"^\|.*\| Test \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", _text("MAPPING.md"), re.MULTILINE)
+    rows = [row for table in tables for row in table.splitlines()]
+    assert len(rows) > 45
+    assert [row for row in rows if "`tests/" not in row] == []
+    # And every table has that column.
+    assert len(tables) == len(re.findall(r"^\|[-|]+\|$", _text("MAPPING.md"), re.MULTILINE))
+
+
+def test_readme_examples_run(capsys):
+    examples = re.findall(r"```python\n(.*?)```", _text("README.md"), re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, {})
+    assert "tensor([[[[" in capsys.readouterr().out
+
+
+def test_readme_commands_exist():
+    targets = re.findall(r"^(\w+):", _text("Makefile"), re.MULTILINE)
+    assert set(re.findall(r"make (\w+)", _text("README.md"))) <= {*targets}
+    first_screen = _text("README.md").splitlines()[:16]
+    assert any(line.startswith("$ make check") for line in first_screen)
+    assert any(line.startswith("$ make test") for line in first_screen)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", _text(page)):
+        assert (ROOT / page).parent.joinpath(link).exists(), link
