@@ -69,9 +69,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="(default: %(default)s)")
     options = parser.parse_args()
     pairs, dtype = options.pairs, getattr(torch, options.dtype)
-    print(
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, {dtype}, {pairs} pairs"
-    )
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}"
+    print(f"{versions}, {options.dtype}, {pairs} pairs")
     print(f"{'rois':<28}{'mode':<6}{'bare torchvision':>18}{'ratio: median':>16}{'min':>8}{'max':>8}")
     features = torch.randn(2, 256, 50, 76, generator=torch.Generator().manual_seed(0)).to(dtype)
     for name, share in {"1000": 0.0, "1000, 5 % below one cell": 0.05, "1000, 40 % below one cell": 0.4}.items():

@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers import EDGE_CASES
+
+from ms2torch_roi.parity import cases
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "MAPPING.md", "CHANGELOG.md", "benchmarks/README.md"]
@@ -35,6 +39,17 @@ def test_readme_examples_run(capsys):
     for example in examples:
         exec(example, {})
     assert "tensor([[[[" in capsys.readouterr().out
+
+
+def test_readme_ends_the_check_as_the_check_ends():
+    every = [*cases.documented_cases(), *EDGE_CASES, *(cases.random_case(0, number) for number in range(500))]
+    values = 0
+    for case in every:
+        if case.raises is None:
+            x1, x2 = np.abs(case.rois[:, [1, 3]].astype(case.dtype)).T
+            defined = len(case.rois) - ((x1 < case.dtype.type(0.001)) & (x2 < case.dtype.type(0.001))).sum()
+            values += int(defined) * case.features.shape[1] * case.pooled_height * case.pooled_width
+    assert f"IDENTICAL: {len(every)} cases, {values:,} values compared, 0 differ" in _text("README.md")
 
 
 def test_readme_commands_exist():
