@@ -10,6 +10,7 @@ The rules use only functions that NumPy, torch and MindSpore call by the same na
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,8 +161,8 @@ def torchvision_calls(
     finite = np.isfinite(boxes).all(1) & np.isfinite(size).all(1)
     if sample_num <= 0:
         grid = mindspore_grid(size, pooled_height, pooled_width, sample_num)
-        square = (grid[:, 0] == grid[:, 1]) & (grid[:, 0] > 0) & finite & ~zero
-        square &= grid.prod(1) * (pooled_height * pooled_width) <= MAX_ADAPTIVE_SAMPLES
+        widest = math.isqrt(MAX_ADAPTIVE_SAMPLES // (pooled_height * pooled_width))
+        square = (grid[:, 0] == grid[:, 1]) & (grid[:, 0] > 0) & (grid[:, 0] <= widest) & finite & ~zero
         calls = []
         for samples in np.unique(grid[square, 0]):
             rows = np.flatnonzero(square & (grid[:, 0] == samples))

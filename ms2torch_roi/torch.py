@@ -129,7 +129,8 @@ def _compute_dtype(features: torch.Tensor, rois: torch.Tensor) -> torch.dtype:
     """Check the tensors, and return the dtype to compute in."""
     for name, tensor in (("features", features), ("rois", rois)):
         if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"ROIAlign: {name} must be a torch.Tensor, got {type(tensor).__name__}")
+            found = f"{type(tensor).__module__}.{type(tensor).__qualname__}"  # MindSpore's is called Tensor as well
+            raise TypeError(f"ROIAlign: {name} must be a torch.Tensor, got {found}")
         if tensor.dtype not in _DTYPES:
             raise TypeError(f"ROIAlign: {name} must be float16, float32 or float64, got {tensor.dtype}")
     if features.device != rois.device:

@@ -16,6 +16,20 @@ FEATURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 11, 
 ROIS = torch.tensor([[1, 2, 3, 17, 14], [0, 6, 6, 7.2, 6.8], [0, 0, 0, 0, 0]])
 
 
+@pytest.fixture
+def torchvision_calls(monkeypatch):
+    calls = []
+    real = ms2torch_roi.torch.roi_align
+
+    def spy(features, boxes, *arguments):
+        output = real(features, boxes, *arguments)
+        calls.append((features, boxes, arguments, output, output._version))
+        return output
+
+    monkeypatch.setattr(ms2torch_roi.torch, "roi_align", spy)
+    return calls
+
+
 def test_arguments_by_name_and_by_position():
     by_position = ROIAlign(2, 3, 0.25, 4, 0)
     by_name = ROIAlign(pooled_height=2, pooled_width=3, spatial_scale=0.25, sample_num=4, roi_end_mode=0)
@@ -101,9 +115,9 @@ CALLS = {
     "float64 rois": ((FEATURES, ROIS.double()), TypeError, "float64 does not mix, got features torch.float32"),
     "bfloat16": ((FEATURES.bfloat16(), ROIS.bfloat16()), TypeError, "features must be float16, float32 or float64"),
     "int32 rois": ((FEATURES, ROIS.int()), TypeError, "rois must be float16, float32 or float64, got torch.int32"),
-    "NumPy features": ((FEATURES.numpy(), ROIS), TypeError, "features must be a torch.Tensor, got ndarray"),
-    "NumPy rois": ((FEATURES, ROIS.numpy()), TypeError, "rois must be a torch.Tensor, got ndarray"),
-    "a list of rois": ((FEATURES, ROIS.tolist()), TypeError, "rois must be a torch.Tensor, got list"),
+    "NumPy features": ((FEATURES.numpy(), ROIS), TypeError, "features must be a torch.Tensor, got numpy.ndarray"),
+    "NumPy rois": ((FEATURES, ROIS.numpy()), TypeError, "rois must be a torch.Tensor, got numpy.ndarray"),
+    "a list of rois": ((FEATURES, ROIS.tolist()), TypeError, "rois must be a torch.Tensor, got builtins.list"),
     "no channels": ((FEATURES[:, :0], ROIS), RuntimeError, "features must have at least one channel"),
     "an index too large": ((FEATURES, torch.tensor([[0, 1, 1, 4, 4], [2, 1, 1, 4, 4.0]])), RuntimeError,
                            r"rois row 1: image index 2.0 is out of range, allowed is \[0, 1\]"),
@@ -148,10 +162,14 @@ def test_mindspore_refuses_them_with_the_same_type(tensors, error):
         operator(*map(to_mindspore, tensors)).asnumpy()
 
 
-def test_adaptive_grids_beyond_reason_are_refused():
-    rois = torch.tensor([[0, 1, 1, 9, 9], [0, -3e8, 2, 3e8, 30]])
-    with pytest.raises(RuntimeError, match="grid of row 1 is too large: 42857144 x 2 samples in a bin"):
+@pytest.mark.parametrize(
+    ("box", "grid"), [([-3e8, 2, 3e8, 30], "42857144 x 2"), ([-1e10, -1e10, 1e10, 1e10], "1428571392 x 1428571392")]
+)
+def test_adaptive_grids_beyond_reason_are_refused(torchvision_calls, box, grid):
+    rois = torch.tensor([[0, 1, 1, 9, 9], [0, *box]])
+    with pytest.raises(RuntimeError, match=f"grid of row 1 is too large: {grid} samples in a bin"):
         ROIAlign(7, 7, 0.5, 0)(FEATURES, rois)
+    assert not any(len(boxes) for _, boxes, *_ in torchvision_calls)
 
 
 # Gradients.
@@ -207,20 +225,6 @@ def test_rois_get_no_gradient():
 
 
 # What reaches torchvision.
-
-
-@pytest.fixture
-def torchvision_calls(monkeypatch):
-    calls = []
-    real = ms2torch_roi.torch.roi_align
-
-    def spy(features, boxes, *arguments):
-        output = real(features, boxes, *arguments)
-        calls.append((features, boxes, arguments, output, output._version))
-        return output
-
-    monkeypatch.setattr(ms2torch_roi.torch, "roi_align", spy)
-    return calls
 
 
 def test_nothing_that_torchvision_crashes_on_reaches_it(torchvision_calls):
