@@ -115,7 +115,7 @@ def mindspore_border(length: int, dtype: np.dtype[Any]) -> float:
 def torchvision_border(length: int, dtype: np.dtype[Any]) -> float:
     """Return the last coordinate inside an image of ``length`` cells: the largest of ``dtype`` up to ``length``."""
     border = np.asarray(length, dtype)
-    return float(border if border <= length else np.nextafter(border, dtype.type(0)))
+    return float(border if float(border) <= length else np.nextafter(border, dtype.type(0)))
 
 
 def rounds_alike(dtype: np.dtype[Any], *lengths: int) -> bool:
