@@ -2,13 +2,17 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: check test lint bench clean
+.PHONY: check test test-without-mindspore lint bench clean
 
 check: .venv/.installed
 	$(BIN)/ms2torch-roi check
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
+
+# The newest NumPy, which MindSpore does not allow, and everything that works where MindSpore is not installed.
+test-without-mindspore: .venv-without-mindspore/.installed
+	.venv-without-mindspore/bin/python -m pytest
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
@@ -25,5 +29,10 @@ bench: .venv/.installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
 	touch $@
 
+.venv-without-mindspore/.installed: pyproject.toml .venv/.installed
+	$(PYTHON) -m venv .venv-without-mindspore
+	$(BIN)/uv pip install --quiet --python .venv-without-mindspore/bin/python --editable '.[torch,cli,test]' 'numpy>=2'
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-without-mindspore
