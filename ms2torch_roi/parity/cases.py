@@ -94,7 +94,7 @@ def random_case(seed: int, number: int) -> Case:
     dtypes = features.dtype.name if features_dtype == rois_dtype else "mixed"
     return Case(
         name=f"random case {number} of seed {seed}",
-        category=f"random: {dtypes}, mode {mode}, {'fixed' if sample_num > 0 else 'adaptive'} grid",
+        category=f"random: {dtypes}, mode {mode}, {'fixed' if sample_num > 0 else 'adaptive'}",
         source=f"cases.random_case(seed={seed}, number={number})",
         features=features,
         rois=rois,

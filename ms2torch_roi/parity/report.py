@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -87,14 +88,21 @@ def _total(verdicts: Iterable[Verdict]) -> Total:
 
 
 def print_run(run: Run, console: Console) -> None:
-    """Print a table by category, the cases that failed, and one line with the verdict."""
-    table = Table("category", header_style="bold")
-    for column in ("cases", "failed", "values compared", "differing", "largest difference", "rows left out"):
+    """Print a table by category, the cases that failed, and one line with the verdict.
+
+    The columns are the cases that failed, of how many; the values compared; how many of them differ, and by how much
+    at most; and the rows left out.
+    """
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("category", no_wrap=True)
+    for column in ("failed", "values", "differing", "largest", "left out"):
         table.add_column(column, justify="right")
     for category, total in run.by_category.items():
         table.add_row(
             category,
-            *(f"{number:,}" for number in (total.cases, total.failed, total.values, total.differing)),
+            f"{total.failed:,}/{total.cases:,}",
+            f"{total.values:,}",
+            f"{total.differing:,}",
             f"{total.largest_difference:.3g}",
             f"{sum(total.left_out.values()):,}",
             style="red" if total.failed else None,

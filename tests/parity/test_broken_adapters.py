@@ -52,23 +52,23 @@ def _in_float32(case):
 PORTS = {
     "aligned for roi_end_mode, as the official table suggests": (
         _on_torchvision(lambda case: bool(case.roi_end_mode), lambda case: 0),
-        {"documented example", "edge: boxes", "random: float32, mode 1, fixed grid"},
+        {"documented example", "edge: boxes", "random: float32, mode 1, fixed"},
     ),
     "unchanged boxes, not aligned": (
         _on_torchvision(lambda case: False, lambda case: 0),
-        {"documented example", "edge: boxes", "random: float32, mode 1, fixed grid"},
+        {"documented example", "edge: boxes", "random: float32, mode 1, fixed"},
     ),
     "x2 + 1, aligned": (
         _on_torchvision(lambda case: bool(case.roi_end_mode), lambda case: case.roi_end_mode),
-        {"documented example", "edge: boxes", "random: float32, mode 1, fixed grid"},
+        {"documented example", "edge: boxes", "random: float32, mode 1, fixed"},
     ),
     "x2 + 1, not aligned: right but for boxes below one cell, grids and indices": (
         _on_torchvision(lambda case: False, lambda case: case.roi_end_mode),
-        {"documented example", "edge: boxes", "edge: grids", "edge: indices", "random: float32, mode 1, fixed grid"},
+        {"documented example", "edge: boxes", "edge: grids", "edge: indices", "random: float32, mode 1, fixed"},
     ),
     "float16 computed in float32 to be safe": (
         _in_float32,
-        {"edge: boxes", "random: float16, mode 0, fixed grid", "random: float16, mode 1, fixed grid"},
+        {"edge: boxes", "random: float16, mode 0, fixed", "random: float16, mode 1, fixed"},
     ),
 }
 
