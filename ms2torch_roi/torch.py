@@ -125,7 +125,7 @@ class ROIAlign(torch.nn.Module):
         return output
 
 
-def _compute_dtype(features: torch.Tensor, rois: torch.Tensor) -> torch.dtype:
+def _compute_dtype(features: Any, rois: Any) -> torch.dtype:
     """Check the tensors, and return the dtype to compute in."""
     for name, tensor in (("features", features), ("rois", rois)):
         if not isinstance(tensor, torch.Tensor):
