@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -45,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _check(options.cases, options.seed, options.json, with_mindspore=not options.without_mindspore)
     except _CouldNotRunError as error:
         print(f"ms2torch-roi check: cannot run: {error}", file=sys.stderr)
-        return COULD_NOT_RUN
+    except KeyboardInterrupt:
+        print("ms2torch-roi check: interrupted", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read the output is gone. Python would complain once more when it flushes what is left at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return COULD_NOT_RUN
 
 
 class _CouldNotRunError(Exception):
@@ -87,9 +93,11 @@ def _check(random_cases: int, seed: int, json_file: Path | None, *, with_mindspo
         except OSError as error:
             raise _CouldNotRunError(f"--json: {error}") from error
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=130)
+    class ReportConsole(Console):
+        def on_broken_pipe(self) -> None:  # rich would exit with status 1, which stands for a difference
+            raise BrokenPipeError
+
+    console = ReportConsole()
     run = report.Run(oracle.__name__, versions, seed)
     console.print(run.headline, style="bold", highlight=False, soft_wrap=True)
     todo = [*cases.documented_cases(), *edges.edge_cases()]

@@ -125,14 +125,18 @@ class ROIAlign(torch.nn.Module):
         return output
 
 
-def _compute_dtype(features: Any, rois: Any) -> torch.dtype:
+def _check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, torch.Tensor):
+        found = f"{type(value).__module__}.{type(value).__qualname__}"  # MindSpore's is called Tensor as well
+        raise TypeError(f"ROIAlign: {name} must be a torch.Tensor, got {found}")
+    if value.dtype not in _DTYPES:
+        raise TypeError(f"ROIAlign: {name} must be float16, float32 or float64, got {value.dtype}")
+
+
+def _compute_dtype(features: torch.Tensor, rois: torch.Tensor) -> torch.dtype:
     """Check the tensors, and return the dtype to compute in."""
-    for name, tensor in (("features", features), ("rois", rois)):
-        if not isinstance(tensor, torch.Tensor):
-            found = f"{type(tensor).__module__}.{type(tensor).__qualname__}"  # MindSpore's is called Tensor as well
-            raise TypeError(f"ROIAlign: {name} must be a torch.Tensor, got {found}")
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(f"ROIAlign: {name} must be float16, float32 or float64, got {tensor.dtype}")
+    _check_tensor("features", features)
+    _check_tensor("rois", rois)
     if features.device != rois.device:
         raise ValueError(f"ROIAlign: features are on {features.device} but rois on {rois.device}")
     if features.dtype == rois.dtype:

@@ -1,6 +1,7 @@
 """The command, end to end, each time in a process of its own."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -144,3 +145,28 @@ def test_help_states_the_exit_statuses():
     assert "0 if all are identical, 1 if one differs, 2 if the check could not run" in " ".join(
         run_command("check", "--help").stdout.split()
     )
+
+
+@pytest.fixture
+def long_check():
+    """A check that has printed its headline and has minutes to go."""
+    command = [sys.executable, "-m", "ms2torch_roi", "check", "--without-mindspore", "--cases", "20000"]
+    # A shell that runs pytest in the background makes its children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("The NumPy reference")
+        yield process
+        process.kill()
+
+
+def test_a_check_that_is_interrupted_says_so_and_has_status_2(long_check):
+    long_check.send_signal(signal.SIGINT)
+    _, stderr = long_check.communicate(timeout=60)
+    assert stderr == "ms2torch-roi check: interrupted\n"
+    assert long_check.returncode == 2
+
+
+def test_a_check_whose_reader_leaves_has_status_2(long_check):
+    long_check.stdout.close()
+    assert long_check.wait(timeout=120) == 2
+    assert long_check.stderr.read() == ""
