@@ -174,3 +174,34 @@ def test_half_precision_is_computed_on_half_precision_coordinates():
     rois = torch.tensor([[0, 1001, 0, 1001, 20]]).half()
     middle = np.float16(1001) * np.float16(0.1) + np.float16(0.5)
     assert ROIAlign(1, 1, 0.1, 1, 0)(features, rois).item() == middle
+
+
+F, R = torch.ones(2, 3, 9, 9), torch.tensor([[0, 1, 1, 4, 4.0]])
+TORCHVISION_CALLS = {
+    "an output size of 0": ((F, R, (0, 2)), (1, 3, 0, 2)),
+    "an output size below 0": ((F, R, (-1, 2)), RuntimeError),
+    "an output size that is a float": ((F, R, 2.5), RuntimeError),
+    "a scale that is an int": ((F, R, 2, 1), (1, 3, 2, 2)),
+    "a scale that is no number": ((F, R, 2, "1"), RuntimeError),
+    "boxes of 4 columns": ((F, R[:, 1:], 2), AssertionError),
+    "boxes of 1 dimension": ((F, R[0], 2), IndexError),
+    "features of 3 dimensions": ((F[0], R, 2), RuntimeError),
+    "features of 5 dimensions": ((F[None], R, 2), (1, 2, 2, 2)),
+    "bfloat16": ((F.bfloat16(), R.bfloat16(), 2), RuntimeError),
+    "integers": ((F.int(), R.int(), 2), RuntimeError),
+    "two dtypes": ((F, R.half(), 2), RuntimeError),
+    "NumPy features": ((F.numpy(), R, 2), AttributeError),
+    "NumPy boxes": ((F, R.numpy(), 2), AssertionError),
+    "no channels": ((F[:, :0], R, 2), (1, 0, 2, 2)),
+    "an index too large": ((F, R + 2, 2), RuntimeError),
+    "an adaptive grid too large": ((F, R * 1e9, 2), RuntimeError),
+}
+
+
+@pytest.mark.parametrize(("arguments", "outcome"), TORCHVISION_CALLS.values(), ids=TORCHVISION_CALLS)
+def test_what_torchvision_raises(arguments, outcome):
+    if isinstance(outcome, tuple):
+        assert torchvision.ops.roi_align(*arguments).shape == outcome
+    else:
+        with pytest.raises(outcome):
+            torchvision.ops.roi_align(*arguments)
