@@ -78,6 +78,8 @@ class ROIAlign(torch.nn.Module):
             f" spatial_scale={self.spatial_scale}, sample_num={self.sample_num}, roi_end_mode={self.roi_end_mode}"
         )
 
+    # A compiler would trace the NumPy code below as torch, and round where it likes.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
         dtype = _compute_dtype(features, rois)
         params.check_shapes(features.shape, rois.shape, self.pooled_height, self.pooled_width, ("features", "rois"))

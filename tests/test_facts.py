@@ -176,6 +176,16 @@ def test_half_precision_is_computed_on_half_precision_coordinates():
     assert ROIAlign(1, 1, 0.1, 1, 0)(features, rois).item() == middle
 
 
+def test_float16_under_autocast_has_the_bits_of_torchvisions_float32():
+    case = edges.edge_case("boxes of several cells, mode 1, float16")
+    features, rois = torch.from_numpy(case.features), torch.from_numpy(case.rois)
+    op = ROIAlign(*case.arguments)
+    with torch.autocast("cpu"):
+        output = op(features, rois)
+    assert output.dtype == torch.float16
+    assert (output != op(features, rois)).any()
+
+
 F, R = torch.ones(2, 3, 9, 9), torch.tensor([[0, 1, 1, 4, 4.0]])
 TORCHVISION_CALLS = {
     "an output size of 0": ((F, R, (0, 2)), (1, 3, 0, 2)),

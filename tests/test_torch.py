@@ -67,6 +67,17 @@ def test_works_in_inference_mode(sample_num):
         assert_same_bits(op(FEATURES, ROIS).numpy(), expected.numpy())
 
 
+@pytest.mark.parametrize("sample_num", [2, 0])
+def test_compiled_models_break_the_graph_and_keep_the_bits(sample_num):
+    op = ROIAlign(2, 3, 0.5, sample_num)
+    compiled = torch.compile(lambda features, rois: op(features * 2, rois) + 1, backend="eager")
+    for number in range(5):
+        rois = torch.from_numpy(np.insert(cases.random_case(number, 0).rois[:, 1:], 0, 0, axis=1).astype(np.float32))
+        assert_same_bits(compiled(FEATURES, rois).numpy(), (op(FEATURES * 2, rois) + 1).numpy())
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(op, backend="eager", fullgraph=True)(FEATURES, rois)
+
+
 def test_inputs_are_left_as_they_were():
     features, rois = FEATURES.clone(), ROIS.clone()
     ROIAlign(2, 3, 0.5)(features, rois)
