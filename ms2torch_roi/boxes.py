@@ -5,7 +5,7 @@ A *rule* turns a library's rois, in image pixels, into **feature boxes**: a (K, 
 CPU kernels do the same arithmetic (``sampling.py``), so everything that differs between the libraries is in this file:
 how a box is scaled and shifted, the smallest box, the number of samples, the border, and what the average divides by.
 
-The rules use only functions that NumPy, torch and MindSpore call by the same name; ``xp`` is the one to use.
+The rules use only functions that NumPy and torch call by the same name; ``xp`` is the one to use.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ from .boxes import FeatureBoxes
 Array = Any  # an array of the library that holds the features
 NDArray = npt.NDArray[Any]
 
-# Values pooled at a time: enough to keep the overhead of each operation small, few enough to stay in the cache.
-BLOCK_VALUES = 2**19
+# Values pooled at a time. torch computes this many elements on the calling thread, in its cache; more it would split
+# over threads, at a cost for every operation that is fifty times the gain when the cores are busy.
+BLOCK_VALUES = 2**15
 
 # The most samples along one axis of a bin. Their squares are beyond what either kernel could visit in a day.
 MAX_GRID = 2**20
