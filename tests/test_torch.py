@@ -141,6 +141,8 @@ CALLS_OF_THE_PORT = {
     "features of 3 dimensions": ((FEATURES[0], ROIS), ValueError, r"features must have 4 dimensions \(N, C, H, W\)"),
     "features of height 0": ((FEATURES[:, :, :0], ROIS), ValueError, "features must be at least 1 cell high and wide"),
     "features of width 0": ((FEATURES[..., :0], ROIS), ValueError, "features must be at least 1 cell high and wide"),
+    "NaN as an index of no image": ((FEATURES[:0], ROIS[:1] * float("nan")), RuntimeError,
+                                    "rois row 0: image index nan .* there are no images"),
     "rois on another device": ((FEATURES, ROIS.to("meta")), ValueError, "features are on cpu but rois on meta"),
     "features of 2**31 values": ((torch.zeros(()).expand(2**11, 2**8, 2**6, 2**6), ROIS), RuntimeError,
                                  "features would hold 2147483648 values; at most 2147483647"),
