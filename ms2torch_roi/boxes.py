@@ -1,16 +1,17 @@
-"""Where each library samples: the two rules, and the torchvision calls that sample exactly there.
+"""Where each library samples: the two rules, and the calls of the other library that sample exactly there.
 
 A *rule* turns a library's rois, in image pixels, into **feature boxes**: a (K, 5) array of
 ``(index, start_x, start_y, end_x, end_y)`` in feature cells and in the dtype of the computation. From there on both
 CPU kernels do the same arithmetic (``sampling.py``), so everything that differs between the libraries is in this file:
 how a box is scaled and shifted, the smallest box, the number of samples, the border, and what the average divides by.
 
-The rules use only functions that NumPy and torch call by the same name; ``xp`` is the one to use.
+The rules use only functions that NumPy, torch and ``mindspore.numpy`` call by the same name; ``xp`` is the one to use.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,15 +25,10 @@ NDArray = npt.NDArray[Any]
 MAX_ADAPTIVE_SAMPLES = 2**21
 
 
-class FeatureBoxes(NamedTuple):
-    """K boxes in feature cells, and the sizes they are sampled with.
-
-    ``boxes``: (K, 5) rows of ``(index, start_x, start_y, end_x, end_y)``, the index a whole number.
-    ``size``: (K, 2) widths and heights, ``end - start`` or larger where a rule enlarges small boxes.
-    """
-
-    boxes: Array
-    size: Array
+# K boxes in feature cells, and the sizes they are sampled with: (K, 5) rows of ``(index, start_x, start_y, end_x, end_y)``,
+# the index a whole number, and (K, 2) widths and heights, ``end - start`` or larger where a rule enlarges small boxes.
+# A plain pair, because MindSpore's compiler takes those and no class of ours.
+FeatureBoxes = tuple[Array, Array]
 
 
 def mindspore_boxes(xp: Any, rois: Array, spatial_scale: float, roi_end_mode: int) -> FeatureBoxes:
@@ -50,7 +46,7 @@ def mindspore_boxes(xp: Any, rois: Array, spatial_scale: float, roi_end_mode: in
     if roi_end_mode == 0:
         end = xp.where(size > 1, end, start)
         size = xp.where(size > 1, size, 1)
-    return FeatureBoxes(xp.concatenate((xp.asarray(index, dtype=rois.dtype), start, end), 1), size)
+    return xp.concatenate((xp.asarray(index, dtype=rois.dtype), start, end), 1), size
 
 
 def torchvision_boxes(xp: Any, boxes: Array, spatial_scale: float, aligned: bool) -> FeatureBoxes:
@@ -64,7 +60,13 @@ def torchvision_boxes(xp: Any, boxes: Array, spatial_scale: float, aligned: bool
     size = corners[:, 2:] - corners[:, :2]
     if not aligned:
         size = xp.where(size < 1, 1, size)
-    return FeatureBoxes(xp.concatenate((xp.trunc(boxes[:, :1]), corners), 1), size)
+    return xp.concatenate((xp.trunc(boxes[:, :1]), corners), 1), size
+
+
+def boxes_of_images(xp: Any, boxes: Sequence[Array]) -> Array:
+    """Join torchvision's list of (L_i, 4) boxes, one entry for each image, to (K, 5) boxes with the index in front."""
+    indices = [xp.full((part.shape[0], 1), image, dtype=part.dtype) for image, part in enumerate(boxes)]
+    return xp.concatenate([xp.concatenate(pair, 1) for pair in zip(indices, boxes)], 0)  # noqa: B905
 
 
 def mindspore_unwritten(xp: Any, rois: Array) -> Array:
@@ -79,8 +81,20 @@ def mindspore_grid(size: NDArray, pooled_height: int, pooled_width: int, sample_
 
 
 def torchvision_grid(size: NDArray, pooled_height: int, pooled_width: int, sampling_ratio: int) -> NDArray:
-    """Return (K, 2) numbers of samples in a bin, along x and along y; torchvision rounds an adaptive one up."""
-    return _grid(np.ceil, size, pooled_height, pooled_width, sampling_ratio)
+    """Return (K, 2) numbers of samples in a bin, along x and along y; torchvision rounds an adaptive one up.
+
+    Raises:
+        RuntimeError: a box that is inverted along one axis only has a negative number of samples.
+    """
+    grid = _grid(np.ceil, size, pooled_height, pooled_width, sampling_ratio)
+    negative = (grid.prod(1) < 0) & np.isfinite(size).all(1)
+    if negative.any():
+        row = int(negative.argmax())
+        raise RuntimeError(
+            f"the adaptive sampling grid of row {row} is negative: {grid[row, 0]} x {grid[row, 1]} samples in a bin,"
+            f" for a box of {size[row, 0]} x {size[row, 1]} feature cells (width x height)"
+        )
+    return grid
 
 
 def _grid(rounding: np.ufunc, size: NDArray, pooled_height: int, pooled_width: int, samples: int) -> NDArray:
@@ -171,7 +185,7 @@ def torchvision_calls(
 
     zero = zero | ~finite
     large = (size >= 1).all(1) & ~zero
-    calls = [TorchvisionCall(None, np.where(large[:, None], boxes, _outside(boxes.dtype)), sample_num, False)]
+    calls = [TorchvisionCall(None, outside_unless(np, large, boxes, size)[0], sample_num, aligned=False)]
     small = np.flatnonzero(~large & ~zero)
     shifted = boxes[small] + np.asarray((0, 0.5, 0.5, 0.5, 0.5), boxes.dtype)
     survives = (shifted[:, 1:] - boxes.dtype.type(0.5) == boxes[small, 1:]).all(1)
@@ -180,6 +194,124 @@ def torchvision_calls(
     return calls, small[~survives]
 
 
-def _outside(dtype: np.dtype[Any]) -> NDArray:
-    """Return a feature box whose every sample, however many bins and samples it has, lies outside the image."""
-    return np.asarray((0, -4, -4, -2, -2), dtype)
+class MindSporeCall(NamedTuple):
+    """``mindspore.ops.ROIAlign(*pooled, scale, sample_num, mode)(features, rois)`` and the rows it computes.
+
+    The scale is 1 in mode 0, ``mindspore_scale`` in mode 1. MindSpore's gradient knows mode 1 only:
+    ``gradient_rois`` are the rois, of scale ``mindspore_scale``, whose gradient is that of this call.
+    """
+
+    rows: NDArray | None  # None: every row
+    rois: NDArray
+    gradient_rois: NDArray
+    sample_num: int
+    roi_end_mode: int
+
+
+def mindspore_calls(
+    feature_boxes: FeatureBoxes,
+    aligned: bool,
+    pooled_height: int,
+    pooled_width: int,
+    sampling_ratio: int,
+    scale: float,
+) -> tuple[list[MindSporeCall], NDArray]:
+    """Encode torchvision's feature boxes as MindSpore calls with the same samples, bit for bit.
+
+    Mode 0 enlarges boxes to one cell, as torchvision does when not ``aligned``. Mode 1 does not; a few aligned boxes
+    have no encoding in it (``mindspore_has_mode_1``), of which the large ones can do with mode 0. An adaptive grid is
+    MindSpore's fixed one, where it is as wide as high.
+
+    Args:
+        feature_boxes: torchvision's, in NumPy.
+        aligned: as torchvision's.
+        pooled_height: number of bins along y.
+        pooled_width: number of bins along x.
+        sampling_ratio: as torchvision's.
+        scale: ``mindspore_scale``.
+
+    Returns:
+        The calls, and the rows that no call expresses: 1-D, ascending. A first call may cover every row
+        (``rows=None``); later calls and the caller then overwrite theirs. Rows in neither pool to 0: those that are not
+        finite, on which torchvision crashes, and those whose adaptive grid is empty.
+    """
+    boxes, size = feature_boxes
+    grid = torchvision_grid(size, pooled_height, pooled_width, sampling_ratio)
+    todo = is_finite(np, boxes, size) & (grid > 0).all(1)
+    if aligned:
+        has_mode_1 = mindspore_has_mode_1(np, boxes, scale)
+        encodings = [(1, has_mode_1), (0, ~has_mode_1 & (size >= 1).all(1))]
+    else:
+        encodings = [(0, np.ones(len(boxes), bool))]
+    widest = sampling_ratio if sampling_ratio > 0 else math.isqrt(MAX_ADAPTIVE_SAMPLES // (pooled_height * pooled_width))
+    square = todo & (grid[:, 0] == grid[:, 1]) & (grid[:, 0] <= widest)
+    calls: list[MindSporeCall] = []
+    for mode, has_mode in encodings:
+        for samples in np.unique(grid[square & has_mode, 0]):
+            mask = square & has_mode & (grid[:, 0] == samples)
+            if sampling_ratio > 0 and not calls:
+                rows, part = None, outside_unless(np, mask, boxes, size)
+            else:
+                rows = np.flatnonzero(mask)
+                part = boxes[rows], size[rows]
+            in_mode_1 = mindspore_rois_of_mode_1(np, *part, scale)
+            rois = in_mode_1 if mode == 1 else mindspore_rois_of_mode_0(np, *part)
+            calls.append(MindSporeCall(rows, rois, in_mode_1, int(samples), mode))
+            todo = todo & ~mask
+    return calls, np.flatnonzero(todo)
+
+
+def mindspore_scale(dtype: str, height: int, width: int) -> float:
+    """Return the ``spatial_scale`` for rois of mode 1 on features of this height and width: a power of two.
+
+    Mode 1 adds 1 to the end before it scales. The smaller the scale, the larger the numbers that 1 is added to: it then
+    falls on a digit that a box never has, or beyond the last one. float32 has the range for the latter, whatever the
+    box; float16 (65504, and whole numbers up to 2048) for the former, on the boxes within the features.
+    """
+    if dtype == "float16":
+        return 2.0 ** math.ceil(math.log2(max(height, width) / 1024))
+    return 2.0**-52
+
+
+def mindspore_rois_of_mode_1(xp: Any, boxes: Array, size: Array, scale: float) -> Array:
+    """Encode feature boxes as rois that mode 1 takes back to them: ``x1 * scale`` and ``(x2 + 1) * scale``.
+
+    No such row is taken for one that MindSpore never writes, ``x2`` being -1 or far from 0.
+    """
+    start = boxes[:, 1:3] / scale
+    end = _enlarged_end(xp, boxes, size, size) / scale
+    end = xp.where(end + 1 == end, end, end - 1)
+    return xp.concatenate((boxes[:, :1], start, end), 1)
+
+
+def mindspore_rois_of_mode_0(xp: Any, boxes: Array, size: Array) -> Array:
+    """Encode feature boxes as rois of mode 0 and scale 1, where those that it enlarges need an end only to be written.
+
+    Of those, any end will do that is not a cell away and not near 0 when the start is.
+    """
+    return xp.concatenate((boxes[:, :3], _enlarged_end(xp, boxes, size, 0.5)), 1)
+
+
+def _enlarged_end(xp: Any, boxes: Array, size: Array, enlarged_size: Any) -> Array:
+    start, end = boxes[:, 1:3], boxes[:, 3:]
+    return xp.where(end - start == size, end, start + enlarged_size)
+
+
+def mindspore_has_mode_1(xp: Any, boxes: Array, scale: float) -> Array:
+    """Return (K,) bool: the boxes, not enlarged, that ``mindspore_rois_of_mode_1`` encodes without losing a bit."""
+    rois = mindspore_rois_of_mode_1(xp, boxes, boxes[:, 3:] - boxes[:, 1:3], scale)
+    start, end = rois[:, 1:3] * scale, (rois[:, 3:] + 1) * scale
+    return (xp.concatenate((start, end), 1) == boxes[:, 1:]).all(1)
+
+
+def is_finite(xp: Any, boxes: Array, size: Array) -> Array:
+    """Return (K,) bool: the boxes whose start and size, which are all that sampling uses, are finite."""
+    return xp.isfinite(xp.concatenate((boxes[:, 1:3], size), 1)).all(1)
+
+
+def outside_unless(xp: Any, keep: Array, boxes: Array, size: Array) -> FeatureBoxes:
+    """Move the boxes of rows not to ``keep`` to where every sample, however many there are, lies outside the image."""
+    kept = keep[:, None]
+    outside = xp.asarray((-4, -4, -2, -2), dtype=boxes.dtype)
+    corners = xp.where(kept, boxes[:, 1:], outside)
+    return xp.concatenate((boxes[:, :1], corners), 1), xp.where(kept, size, xp.asarray(2, dtype=size.dtype))

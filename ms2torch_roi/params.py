@@ -6,14 +6,24 @@ Types of errors follow ``mindspore.ops.ROIAlign`` and ``torchvision.ops.roi_alig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import numbers
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 # Both kernels count samples, and address pixels and outputs, in 32-bit integers that wrap around silently.
 INT32_MAX = 2**31 - 1
+
+Value = TypeVar("Value")
+
+# What each operator calls its two inputs, and raises when one has another shape.
+_INPUTS = {
+    "ROIAlign": (("features", ValueError), ("rois", ValueError)),
+    "roi_align": (("input", RuntimeError), ("boxes", AssertionError)),
+}
 
 
 def check_mindspore_arguments(
@@ -42,56 +52,112 @@ def check_mindspore_arguments(
     check_pooled_size(pooled_height, pooled_width, sample_num, "ROIAlign")
 
 
-def torchvision_output_size(output_size: int | Sequence[int], sampling_ratio: int) -> tuple[int, int]:
-    """Return ``(pooled_height, pooled_width)`` for torchvision's ``output_size``, an int or a pair of ints.
+def torchvision_arguments(
+    output_size: Any, spatial_scale: Any, sampling_ratio: Any, aligned: Any
+) -> tuple[tuple[int, int], float, int, bool]:
+    """Validate the arguments of ``torchvision.ops.roi_align``, and return them as Python's own numbers.
+
+    As torchvision does, this takes NumPy's numbers, and one int for a square ``output_size``.
+
+    Returns:
+        ``((pooled_height, pooled_width), spatial_scale, sampling_ratio, aligned)``.
 
     Raises:
-        TypeError: ``output_size`` is neither an int nor a pair of ints.
-        RuntimeError: a size below 1, or more samples for each box than 32 bits can count.
+        RuntimeError: an argument that is no number where one is wanted, an ``output_size`` of another length than 2 or
+            below 1, or more samples for each box than 32 bits can count.
     """
-    size = tuple(output_size) if isinstance(output_size, Sequence) else (output_size, output_size)
-    if len(size) != 2 or not all(isinstance(length, int) for length in size):
-        raise TypeError(f"roi_align: output_size must be an int or a pair of ints, got {output_size!r}")
-    check_pooled_size(*size, sampling_ratio, "roi_align")
-    return size
+    pooled_height, pooled_width = _converted(_pair, output_size, "output_size", "an int or a pair of ints")
+    scale = _converted(_real, spatial_scale, "spatial_scale", "a number")
+    ratio = _converted(operator.index, sampling_ratio, "sampling_ratio", "an int")
+    is_aligned = _converted(_bool, aligned, "aligned", "a bool")
+    check_pooled_size(pooled_height, pooled_width, ratio, "roi_align")
+    return (pooled_height, pooled_width), scale, ratio, is_aligned
 
 
-def check_pooled_size(pooled_height: int, pooled_width: int, sample_num: int, operator: str) -> None:
+def _converted(convert: Callable[[Any], Value], value: Any, name: str, wanted: str) -> Value:
+    try:
+        return convert(value)
+    except (TypeError, ValueError):
+        raise RuntimeError(f"roi_align: {name} must be {wanted}, got {value!r} ({type(value).__name__})") from None
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    height, width = (value, value) if hasattr(value, "__index__") and not np.ndim(value) else value
+    return operator.index(height), operator.index(width)
+
+
+def _real(value: Any) -> float:
+    if not isinstance(value, numbers.Real):
+        raise TypeError
+    return float(value)
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool | int | np.bool_):
+        raise TypeError
+    return bool(value)
+
+
+def check_pooled_size(pooled_height: int, pooled_width: int, sample_num: int, name: str) -> None:
     """Raise RuntimeError unless a box of this pooled size has at least one bin and fewer than 2**31 samples."""
     if pooled_height < 1 or pooled_width < 1:
         raise RuntimeError(
-            f"{operator}: pooled height and width must be at least 1, got {pooled_height} and {pooled_width}"
+            f"{name}: pooled height and width must be at least 1, got {pooled_height} and {pooled_width}"
         )
     samples = pooled_height * pooled_width * max(sample_num, 1) ** 2
     if samples > INT32_MAX:
         raise RuntimeError(
-            f"{operator}: {pooled_height} x {pooled_width} bins of {max(sample_num, 1)} x {max(sample_num, 1)} samples"
+            f"{name}: {pooled_height} x {pooled_width} bins of {max(sample_num, 1)} x {max(sample_num, 1)} samples"
             f" are {samples} samples for each box; at most {INT32_MAX} are allowed"
         )
 
 
 def check_shapes(
-    features: Sequence[int], rois: Sequence[int], pooled_height: int, pooled_width: int, names: tuple[str, str]
+    name: str, features: Sequence[int], rois: Sequence[int], pooled_height: int, pooled_width: int
 ) -> None:
     """Raise unless ``features`` is the shape of a (N, C, H, W) array and ``rois`` of a (K, 5) one.
 
+    Args:
+        name: ``"ROIAlign"`` for the argument names and the types of errors of MindSpore, ``"roi_align"`` for
+            torchvision's.
+        features: shape of the features.
+        rois: shape of the boxes.
+        pooled_height: number of bins along y.
+        pooled_width: number of bins along x.
+
     Raises:
-        ValueError: another number of dimensions or columns, or a height or width of 0.
+        ValueError, or for ``"roi_align"`` RuntimeError or AssertionError: another number of dimensions or columns, or
+            a height or width of 0.
         RuntimeError: no channels, or features or an output of 2**31 values or more.
     """
+    (features_name, features_error), (rois_name, rois_error) = _INPUTS[name]
     if len(features) != 4:
-        raise ValueError(f"{names[0]} must have 4 dimensions (N, C, H, W), got shape {tuple(features)}")
+        raise features_error(f"{features_name} must have 4 dimensions (N, C, H, W), got shape {tuple(features)}")
     if len(rois) != 2 or rois[1] != 5:
-        raise ValueError(f"{names[1]} must have shape (K, 5), rows of (index, x1, y1, x2, y2), got {tuple(rois)}")
+        raise rois_error(f"{rois_name} must have shape (K, 5), rows of (index, x1, y1, x2, y2), got {tuple(rois)}")
     images, channels, height, width = features
     if not height or not width:
-        raise ValueError(f"{names[0]} must be at least 1 cell high and wide, got shape {tuple(features)}")
+        raise features_error(f"{features_name} must be at least 1 cell high and wide, got shape {tuple(features)}")
     if not channels:
-        raise RuntimeError(f"{names[0]} must have at least one channel, got shape {tuple(features)}")
+        raise RuntimeError(f"{features_name} must have at least one channel, got shape {tuple(features)}")
     outputs = rois[0] * channels * pooled_height * pooled_width
-    for what, values in ((names[0], images * channels * height * width), ("the output", outputs)):
+    for what, values in ((features_name, images * channels * height * width), ("the output", outputs)):
         if values > INT32_MAX:
             raise RuntimeError(f"{what} would hold {values} values; at most {INT32_MAX} are allowed in one call")
+
+
+def check_boxes_of_images(shapes: Sequence[Sequence[int]]) -> None:
+    """Raise unless these are the shapes of torchvision's list of boxes: (L, 4), one for each image.
+
+    Raises:
+        ValueError: there is none.
+        AssertionError: another number of dimensions or columns.
+    """
+    if not shapes:
+        raise ValueError("boxes must hold the boxes of at least one image, got an empty sequence")
+    for image, shape in enumerate(shapes):
+        if len(shape) != 2 or shape[1] != 4:
+            raise AssertionError(f"boxes[{image}] must have shape (L, 4), rows of (x1, y1, x2, y2), got {tuple(shape)}")
 
 
 def check_index(index: npt.NDArray[Any], images: int, name: str, *, nan_is_0: bool) -> None:

@@ -54,7 +54,7 @@ def ms_roi_align(
     params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
     dtype = _compute_dtype({"features": features, "rois": rois})
     pooled = (pooled_height, pooled_width)
-    params.check_shapes(features.shape, rois.shape, *pooled, ("features", "rois"))
+    params.check_shapes("ROIAlign", features.shape, rois.shape, *pooled)
     rois = rois.astype(dtype)
     params.check_index(rois[:, 0], features.shape[0], "rois", nan_is_0=True)
     output = np.zeros((rois.shape[0], features.shape[1], *pooled), features.dtype)
@@ -102,25 +102,26 @@ def tv_roi_align(
     >>> tv_roi_align(features, boxes, (1, 2), 1.0, 2)
     array([[[[3.625, 1.875]]]], dtype=float32)
     """
-    pooled = params.torchvision_output_size(output_size, sampling_ratio)
+    pooled, spatial_scale, sampling_ratio, aligned = params.torchvision_arguments(
+        output_size, spatial_scale, sampling_ratio, aligned
+    )
     if not isinstance(boxes, np.ndarray):
-        boxes = _concatenated(boxes)
+        params.check_boxes_of_images([np.shape(part) for part in boxes])
+        boxes = _boxes.boxes_of_images(np, boxes)
     dtype = _compute_dtype({"input": input, "boxes": boxes})
     if input.dtype != boxes.dtype:
         raise TypeError(f"roi_align: input and boxes must have the same dtype, got {input.dtype} and {boxes.dtype}")
-    params.check_shapes(input.shape, boxes.shape, *pooled, ("input", "boxes"))
+    params.check_shapes("roi_align", input.shape, boxes.shape, *pooled)
     params.check_index(boxes[:, 0], input.shape[0], "boxes", nan_is_0=False)
     output = np.zeros((boxes.shape[0], input.shape[1], *pooled), dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.torchvision_boxes(np, boxes, spatial_scale, aligned)
-        for rows, values in sampling.pool_as_torchvision(input, feature_boxes, pooled, sampling_ratio, sampling.NUMPY):
+        every = np.arange(len(boxes))
+        for rows, values in sampling.pool_as_torchvision(
+            input, feature_boxes, every, pooled, sampling_ratio, sampling.NUMPY
+        ):
             output[rows] = values
     return output
-
-
-def _concatenated(boxes: Iterable[NDArray]) -> NDArray:
-    """Turn (L_i, 4) boxes for each image into (K, 5) boxes with the index in front."""
-    return np.concatenate([np.insert(part, 0, image, axis=1) for image, part in enumerate(boxes)])
 
 
 def _compute_dtype(arrays: dict[str, NDArray]) -> np.dtype[Any]:

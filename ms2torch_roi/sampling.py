@@ -10,7 +10,7 @@ costs no more than one that covers it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,34 +64,68 @@ def pool_as_mindspore(
     Raises:
         RuntimeError: an adaptive grid of more than 2**20 samples along one axis of a bin.
     """
-    dtype = feature_boxes.boxes.dtype
-    grid = _boxes.mindspore_grid(feature_boxes.size, *pooled, sample_num)
+    boxes, size = feature_boxes
+    dtype = boxes.dtype
+    grid = _boxes.mindspore_grid(size, *pooled, sample_num)
     count = _boxes.mindspore_count(grid, dtype)
     border = [_boxes.mindspore_border(length, dtype) for length in features.shape[2:]]
     return _pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=False)
 
 
 def pool_as_torchvision(
-    features: Array, feature_boxes: FeatureBoxes, pooled: tuple[int, int], sampling_ratio: int, ops: ArrayOps
+    features: Array,
+    feature_boxes: FeatureBoxes,
+    rows: NDArray,
+    pooled: tuple[int, int],
+    sampling_ratio: int,
+    ops: ArrayOps,
 ) -> Iterator[tuple[NDArray, Array]]:
-    """Pool every row as torchvision's kernel does; like ``pool_as_mindspore`` otherwise.
+    """Pool the given rows as torchvision's kernel does; like ``pool_as_mindspore`` otherwise.
 
     Raises:
         RuntimeError: an adaptive grid that is too large, or negative along one axis.
     """
-    dtype = feature_boxes.boxes.dtype
-    grid = _boxes.torchvision_grid(feature_boxes.size, *pooled, sampling_ratio)
-    negative = (grid.prod(1) < 0) & np.isfinite(feature_boxes.size).all(1)
-    if negative.any():
-        row = int(negative.argmax())
-        raise RuntimeError(
-            f"the adaptive sampling grid of row {row} is negative: {grid[row, 0]} x {grid[row, 1]} samples in a bin;"
-            f" its box in feature cells is {feature_boxes.boxes[row, 1:].tolist()}"
-        )
-    count = _boxes.torchvision_count(grid, dtype)
-    border = [_boxes.torchvision_border(length, dtype) for length in features.shape[2:]]
-    rows = np.arange(len(grid))
+    grid, count, border = _torchvision_grid(feature_boxes, pooled, sampling_ratio, features.shape)
     return _pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=True)
+
+
+def gradient_as_torchvision(
+    gradient: NDArray,
+    shape: tuple[int, int, int, int],
+    feature_boxes: FeatureBoxes,
+    rows: NDArray,
+    pooled: tuple[int, int],
+    sampling_ratio: int,
+) -> NDArray:
+    """Return the gradient for the features of ``pool_as_torchvision``, in NumPy and float32.
+
+    Args:
+        gradient: (len(rows), C, pooled_height, pooled_width), the gradient for what the rows pool to.
+        shape: of the features, (N, C, H, W).
+        feature_boxes: as in ``pool_as_torchvision``.
+        rows: as in ``pool_as_torchvision``.
+        pooled: as in ``pool_as_torchvision``.
+        sampling_ratio: as in ``pool_as_torchvision``.
+    """
+    grid, count, border = _torchvision_grid(feature_boxes, pooled, sampling_ratio, shape)
+    of_values = np.zeros((len(feature_boxes[0]), *gradient.shape[1:]), np.float32)
+    of_values[rows] = gradient / count[rows, None, None, None].astype(np.float32)
+    of_features = np.zeros(shape, np.float32)
+    for image, part, y, x in _blocks(shape, feature_boxes, rows, pooled, grid, border):
+        # The samples of a bin are a grid, and their weights products: a bin is a (H,) by a (W,) vector of weights.
+        along_y, along_x = (_weights(axis, length) for axis, length in ((y, shape[2]), (x, shape[3])))
+        of_features[image] += np.einsum("rph,rcpq,rqw->chw", along_y, of_values[part], along_x, optimize=True)
+    return of_features
+
+
+def _torchvision_grid(
+    feature_boxes: FeatureBoxes, pooled: tuple[int, int], sampling_ratio: int, shape: Sequence[int]
+) -> tuple[NDArray, NDArray, list[float]]:
+    """Return the (K, 2) grids, the (K,) divisors, and the last coordinates along y and x."""
+    boxes, size = feature_boxes
+    grid = _boxes.torchvision_grid(size, *pooled, sampling_ratio)
+    count = _boxes.torchvision_count(grid, boxes.dtype)
+    return grid, count, [_boxes.torchvision_border(length, boxes.dtype) for length in shape[2:]]
 
 
 def _pool(
@@ -110,8 +144,32 @@ def _pool(
 
     ``outside_adds_0``: a sample outside the image adds 0 times the first pixel, which is NaN if that is not finite.
     """
+    _, channels, height, width = features.shape
+    dtype = feature_boxes[0].dtype
+    for image, part, y, x in _blocks(features.shape, feature_boxes, rows, pooled, grid, border):
+        table = features[image].reshape(channels, height * width)
+        total = ops.lift(np.zeros((channels, part.size * pooled[0] * pooled[1]), dtype))
+        for i in range(y.low.shape[2]):
+            for j in range(x.low.shape[2]):
+                total = total + _sample(table, width, x, y, j, i, ops)
+        if outside_adds_0:
+            outside = y.outside[:, :, None] | x.outside[:, None, :]
+            total = total + ops.where(ops.lift(outside.ravel()), 0 * table[:, :1], 0)
+        total = total.reshape(channels, part.size, *pooled) / ops.lift(count[part, None, None])
+        yield part, total.swapaxes(0, 1)
+
+
+def _blocks(
+    shape: Sequence[int],
+    feature_boxes: FeatureBoxes,
+    rows: NDArray,
+    pooled: tuple[int, int],
+    grid: NDArray,
+    border: list[float],
+) -> Iterator[tuple[int, NDArray, _AxisSamples, _AxisSamples]]:
+    """Yield ``(image, rows, samples along y, samples along x)`` for some rows of one image at a time."""
     boxes, size = feature_boxes
-    images, channels, height, width = features.shape
+    images, channels, height, width = shape
     largest = grid[rows].max(0, initial=1)
     if largest.max() > MAX_GRID:
         row = rows[grid[rows].max(1).argmax()]
@@ -119,25 +177,15 @@ def _pool(
             f"the adaptive sampling grid of row {row} is too large: {grid[row, 0]} x {grid[row, 1]} samples in a bin,"
             f" at most {MAX_GRID} along one axis are allowed; its box in feature cells is {boxes[row, 1:].tolist()}"
         )
-    bins = pooled[0] * pooled[1]
-    per_row = max(channels * bins, pooled[0] * int(largest[1]), pooled[1] * int(largest[0]))
+    per_row = max(channels * pooled[0] * pooled[1], pooled[0] * int(largest[1]), pooled[1] * int(largest[0]))
     block = max(1, BLOCK_VALUES // per_row)
     for image in range(images):
         rows_of_image = rows[boxes[rows, 0] == image]
         for first in range(0, rows_of_image.size, block):
             part = rows_of_image[first : first + block]
-            table = features[image].reshape(channels, height * width)
-            x = _axis_samples(boxes[part, 1], size[part, 0], grid[part, 0], pooled[1], width, border[1])
             y = _axis_samples(boxes[part, 2], size[part, 1], grid[part, 1], pooled[0], height, border[0])
-            total = ops.lift(np.zeros((channels, part.size * bins), boxes.dtype))
-            for i in range(y.low.shape[2]):
-                for j in range(x.low.shape[2]):
-                    total = total + _sample(table, width, x, y, j, i, ops)
-            if outside_adds_0:
-                outside = y.outside[:, :, None] | x.outside[:, None, :]
-                total = total + ops.where(ops.lift(outside.ravel()), 0 * table[:, :1], 0)
-            total = total.reshape(channels, part.size, *pooled) / ops.lift(count[part, None, None])
-            yield part, total.swapaxes(0, 1)
+            x = _axis_samples(boxes[part, 1], size[part, 0], grid[part, 0], pooled[1], width, border[1])
+            yield image, part, y, x
 
 
 class _AxisSamples(NamedTuple):
@@ -188,6 +236,17 @@ def _axis_samples(
     at = np.where(low == last, np.asarray(last, dtype), at)
     high_weight = at - low.astype(dtype)
     return _AxisSamples(low, np.minimum(low + 1, last), 1 - high_weight, high_weight, inside, visits < grid[:, :, 0])
+
+
+def _weights(samples: _AxisSamples, length: int) -> NDArray:
+    """Add up the weights of the samples of each bin on each cell of an axis: (R, pooled, length) in float32."""
+    cells = np.arange(length)
+    weights = np.zeros((*samples.low.shape[:2], length), np.float32)
+    for i in range(samples.low.shape[2]):
+        for cell, weight in ((samples.low, samples.low_weight), (samples.high, samples.high_weight)):
+            inside = samples.inside[:, :, i, None] & (cell[:, :, i, None] == cells)
+            weights += np.where(inside, weight[:, :, i, None], 0)
+    return weights
 
 
 def _sample(table: Array, width: int, x: _AxisSamples, y: _AxisSamples, j: int, i: int, ops: ArrayOps) -> Array:

@@ -82,7 +82,7 @@ class ROIAlign(torch.nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
         dtype = _compute_dtype(features, rois)
-        params.check_shapes(features.shape, rois.shape, self.pooled_height, self.pooled_width, ("features", "rois"))
+        params.check_shapes("ROIAlign", features.shape, rois.shape, self.pooled_height, self.pooled_width)
         pixels = rois.detach().to(dtype).numpy(force=True)
         params.check_index(pixels[:, 0], features.shape[0], "rois", nan_is_0=True)
         return self._pool(features.to(dtype), pixels).to(features.dtype)
@@ -112,7 +112,7 @@ class ROIAlign(torch.nn.Module):
         else:
             output = features.new_zeros((rois.shape[0], features.shape[1], *pooled))
             # No row at all, but it ties the output to the graph of features even when every row pools to 0.
-            calls.append(_boxes.TorchvisionCall(np.arange(0), feature_boxes.boxes[:0], 1, aligned=False))
+            calls.append(_boxes.TorchvisionCall(np.arange(0), feature_boxes[0][:0], 1, aligned=False))
         parts = [(call.rows, pool_in_torchvision(call)) for call in calls]
         ops = sampling.ArrayOps(
             take=lambda table, columns: table.index_select(1, columns),

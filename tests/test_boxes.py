@@ -10,26 +10,26 @@ DTYPES = [np.float16, np.float32, np.float64]
 
 def test_mode_1_counts_the_last_pixel_in():
     rois = np.array([[0, 4, 6, 11, 9]], np.float32)
-    assert boxes.mindspore_boxes(np, rois, 0.5, 1).boxes.tolist() == [[0, 2, 3, 6, 5]]
-    assert boxes.mindspore_boxes(np, rois, 0.5, 1).size.tolist() == [[4, 2]]
+    assert boxes.mindspore_boxes(np, rois, 0.5, 1)[0].tolist() == [[0, 2, 3, 6, 5]]
+    assert boxes.mindspore_boxes(np, rois, 0.5, 1)[1].tolist() == [[4, 2]]
 
 
 def test_mode_0_ends_at_x2_and_enlarges_to_one_cell():
     rois = np.array([[0, 4, 6, 11, 7]], np.float32)
-    assert boxes.mindspore_boxes(np, rois, 0.5, 0).boxes.tolist() == [[0, 2, 3, 5.5, 3]]
-    assert boxes.mindspore_boxes(np, rois, 0.5, 0).size.tolist() == [[3.5, 1]]
+    assert boxes.mindspore_boxes(np, rois, 0.5, 0)[0].tolist() == [[0, 2, 3, 5.5, 3]]
+    assert boxes.mindspore_boxes(np, rois, 0.5, 0)[1].tolist() == [[3.5, 1]]
 
 
 def test_torchvision_moves_aligned_boxes_by_half_a_cell_and_enlarges_the_others():
     rois = np.array([[1.9, 4, 6, 11, 7]], np.float32)
-    assert boxes.torchvision_boxes(np, rois, 0.5, True).boxes.tolist() == [[1, 1.5, 2.5, 5, 3]]
-    assert boxes.torchvision_boxes(np, rois, 0.5, True).size.tolist() == [[3.5, 0.5]]
-    assert boxes.torchvision_boxes(np, rois, 0.5, False).size.tolist() == [[3.5, 1]]
+    assert boxes.torchvision_boxes(np, rois, 0.5, True)[0].tolist() == [[1, 1.5, 2.5, 5, 3]]
+    assert boxes.torchvision_boxes(np, rois, 0.5, True)[1].tolist() == [[3.5, 0.5]]
+    assert boxes.torchvision_boxes(np, rois, 0.5, False)[1].tolist() == [[3.5, 1]]
 
 
 def test_scale_is_rounded_to_the_dtype_of_the_boxes():
     rois = np.array([[0, 1001, 0, 1001, 0]], np.float16)
-    start = boxes.mindspore_boxes(np, rois, 0.1, 0).boxes[0, 1]
+    start = boxes.mindspore_boxes(np, rois, 0.1, 0)[0][0, 1]
     assert start == np.float16(1001) * np.float16(0.1)
     assert start != np.float16(1001 * 0.1)
 

@@ -102,7 +102,7 @@ def _everything_aligned(encoding):
     def torchvision_calls(feature_boxes, zero, *arguments):
         calls, sampled = encoding(feature_boxes, zero, *arguments)
         if calls and calls[0].rows is None:
-            shifted = feature_boxes.boxes[sampled] + np.asarray((0, 0.5, 0.5, 0.5, 0.5), feature_boxes.boxes.dtype)
+            shifted = feature_boxes[0][sampled] + np.asarray((0, 0.5, 0.5, 0.5, 0.5), feature_boxes[0].dtype)
             calls.append(boxes.TorchvisionCall(sampled, shifted, calls[0].sampling_ratio, aligned=True))
             sampled = sampled[:0]
         return calls, sampled
@@ -112,7 +112,7 @@ def _everything_aligned(encoding):
 
 def _clamped(encoding):
     def torchvision_calls(feature_boxes, *arguments):
-        return encoding(feature_boxes._replace(size=np.maximum(feature_boxes.size, 1)), *arguments)
+        return encoding((feature_boxes[0], np.maximum(feature_boxes[1], 1)), *arguments)
 
     return torchvision_calls
 

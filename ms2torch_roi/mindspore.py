@@ -1,0 +1,347 @@
+"""torchvision's RoIAlign on MindSpore: its constructor and call, computed by ``mindspore.ops.ROIAlign``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+import numpy.typing as npt
+from mindspore import nn, ops
+from mindspore.ops.operations._grad_ops import ROIAlignGrad
+
+from . import boxes as _boxes
+from . import params, sampling
+
+NDArray = npt.NDArray[Any]
+Pooled = tuple[int, int]
+
+
+class RoIAlign(nn.Cell):  # type: ignore[misc]
+    """Region of interest align, as ``torchvision.ops.RoIAlign`` computes it on a CPU, as a MindSpore cell.
+
+    It holds torchvision's arguments, as they were given, and calls :func:`ms2torch_roi.roi_align`, which describes
+    them, the inputs, and how exact the result is. There are no parameters.
+
+    Args:
+        output_size: number of bins, ``(height, width)`` or an int for both.
+        spatial_scale: feature cells per image pixel, 1/16 for a stride of 16.
+        sampling_ratio: samples along each axis of a bin; with 0 or less, ``ceil(size / output_size)``.
+        aligned: True to move boxes by half a cell; False not to, and to enlarge boxes to one cell.
+
+    Raises:
+        RuntimeError: an argument that is not such a number, or a size below 1. torchvision raises it in the call.
+
+    Example, the one of MindSpore's documentation:
+
+    >>> import mindspore
+    >>> from ms2torch_roi import RoIAlign
+    >>> input = mindspore.Tensor([[[[1., 2.], [3., 4.]]]])
+    >>> boxes = mindspore.Tensor([[0, 0.2, 0.3, 0.2, 0.3]])
+    >>> print(RoIAlign((3, 3), 0.25, 2, aligned=False)(input, boxes))
+    [[[[1.7       2.0333333 2.3666668]
+       [2.3666668 2.7       3.0333335]
+       [3.0333333 3.3666668 3.7      ]]]]
+    """
+
+    def __init__(
+        self, output_size: int | Sequence[int], spatial_scale: float, sampling_ratio: int, aligned: bool = False
+    ) -> None:
+        super().__init__()
+        params.torchvision_arguments(output_size, spatial_scale, sampling_ratio, aligned)
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def construct(self, input: ms.Tensor, boxes: ms.Tensor | Sequence[ms.Tensor]) -> ms.Tensor:
+        return roi_align(input, boxes, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+
+    def __repr__(self) -> str:
+        return (
+            f"RoIAlign(output_size={self.output_size}, spatial_scale={self.spatial_scale},"
+            f" sampling_ratio={self.sampling_ratio}, aligned={self.aligned})"
+        )
+
+
+def roi_align(
+    input: ms.Tensor,
+    boxes: ms.Tensor | Sequence[ms.Tensor],
+    output_size: int | Sequence[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> ms.Tensor:
+    """Compute ``torchvision.ops.roi_align`` on MindSpore tensors.
+
+    On a CPU in PyNative mode the result has the bits of torchvision's CPU operator, in float32 and float16, for every
+    box on which that does not crash; boxes that are not finite, on which it does, pool to 0. The gradient for ``input``
+    is torchvision's, up to the order of summation; ``boxes`` get none (zeros).
+
+    In graph mode and inside ``mindspore.jit`` the values of the boxes cannot choose what is called. A fixed grid then
+    takes one call (two for float16 with ``aligned``), with the same bits but for three kinds of rows: float16 boxes
+    below one cell whose end loses its last bit (one in ten thousand at most), coordinates of 2**75 cells and more, and
+    samples outside where the first pixel of the image is not finite, which add 0 instead of NaN. Adaptive grids are
+    refused.
+
+    Args:
+        input: (N, C, H, W) features, float16 or float32.
+        boxes: (K, 5) rows of ``(index, x1, y1, x2, y2)``, coordinates in image pixels, or a list or tuple of N tensors
+            of (L_i, 4), one for each image; of the dtype of ``input``.
+        output_size: number of bins, ``(height, width)`` or an int for both.
+        spatial_scale: feature cells per image pixel.
+        sampling_ratio: samples along each axis of a bin; with 0 or less, ``ceil(size / output_size)`` for each box and
+            axis.
+        aligned: True to move boxes by half a cell; False not to, and to enlarge boxes to one cell.
+
+    Returns:
+        (K, C, height, width), in the dtype of ``input``.
+
+    Raises:
+        TypeError: ``input`` is no MindSpore tensor, or a tensor is neither float16 nor float32.
+        AssertionError: ``boxes`` is not one of the above, or of another shape.
+        ValueError: ``boxes`` is an empty list.
+        RuntimeError: another argument or shape, two dtypes, an image index outside ``[0, N - 1]``, an adaptive grid
+            that torchvision refuses (a box inverted along one axis, or far too large), or any in graph mode.
+
+    >>> import mindspore
+    >>> from ms2torch_roi import roi_align
+    >>> input = mindspore.ops.arange(1.0, 5.0).reshape(1, 1, 2, 2)
+    >>> print(roi_align(input, [mindspore.Tensor([[0.5, 0.5, 2.5, 1.5]])], (1, 2)))
+    [[[[3.625 1.875]]]]
+    """
+    pooled, scale, samples, half_a_cell = _arguments(output_size, spatial_scale, sampling_ratio, aligned)
+    _check_tensors(input, boxes)
+    if _is_compiling(_nothing):
+        return _pool_in_graph(input, boxes, pooled, scale, samples, half_a_cell)
+    return _pool(input, boxes, pooled, scale, samples, half_a_cell)
+
+
+@ms.jit_class
+class _Namespace:
+    """What the rules use of NumPy. ``mindspore.numpy`` has it too, but not where a length is unknown when compiling."""
+
+    def asarray(self, value: Any, dtype: Any) -> ms.Tensor:
+        return ms.Tensor(value, dtype)
+
+    def full(self, shape: tuple[int, int], value: float, dtype: Any) -> ms.Tensor:
+        return ops.full(shape, value, dtype=dtype)
+
+    def concatenate(self, tensors: Sequence[ms.Tensor], axis: int) -> ms.Tensor:
+        return ops.cat(tensors, axis)
+
+    def where(self, condition: ms.Tensor, value: Any, other: Any) -> ms.Tensor:
+        return ops.where(condition, value, other)
+
+    def trunc(self, value: ms.Tensor) -> ms.Tensor:
+        return ops.trunc(value)
+
+    def isfinite(self, value: ms.Tensor) -> ms.Tensor:
+        return ops.isfinite(value)
+
+
+_xp = _Namespace()
+
+# What follows is for MindSpore's compiler to call, rather than to read. A length that it does not know yet is None.
+_arguments = ops.constexpr(params.torchvision_arguments, check=False)
+_check_boxes_of_images = ops.constexpr(params.check_boxes_of_images, check=False)
+
+
+@ops.constexpr(check=False)  # type: ignore[untyped-decorator]
+def _check_shapes(input: Sequence[int | None], boxes: Sequence[int | None], pooled: Pooled) -> None:
+    known = ([1 if length is None else length for length in shape] for shape in (input, boxes))
+    params.check_shapes("roi_align", *known, *pooled)
+
+
+@ops.constexpr(check=False)  # type: ignore[untyped-decorator]
+def _scale_of_mode_1(dtype: str, height: int | None, width: int | None) -> float:
+    return _boxes.mindspore_scale(dtype, *(512 if length is None else length for length in (height, width)))
+
+
+@ops.constexpr(check=False)  # type: ignore[untyped-decorator]
+def _may_be_0(length: int | None) -> bool:
+    return not length
+
+
+@ops.constexpr(check=False)  # type: ignore[untyped-decorator]
+def _is_compiling(function: Any) -> bool:
+    """Tell whether MindSpore compiles this code: its functions are no constants then, and arrive here as None."""
+    return function is None
+
+
+def _nothing() -> None:
+    """Do nothing. This is what ``_is_compiling`` is asked about."""
+
+
+def _check_tensors(input: Any, boxes: Any) -> None:
+    """Raise unless the inputs are tensors that MindSpore's operator takes; their shapes are looked at elsewhere."""
+    if not isinstance(input, ms.Tensor):
+        raise TypeError(f"roi_align: input must be a mindspore.Tensor, got {type(input)}")
+    if input.dtype not in (ms.float16, ms.float32):
+        raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got input {input.dtype}")
+    for part in boxes if isinstance(boxes, (list, tuple)) else (boxes,):
+        if not isinstance(part, ms.Tensor):
+            raise AssertionError(f"roi_align: boxes must be a mindspore.Tensor or a list of them, got {type(part)}")
+        if part.dtype not in (ms.float16, ms.float32):
+            raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got boxes {part.dtype}")
+        if part.dtype != input.dtype:
+            raise RuntimeError(f"roi_align: input is {input.dtype} but boxes are {part.dtype}")
+
+
+def _pool(
+    input: ms.Tensor,
+    boxes: ms.Tensor | Sequence[ms.Tensor],
+    pooled: Pooled,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> ms.Tensor:
+    """Pool in PyNative mode, routing rows on the host by the values of their boxes."""
+    if isinstance(boxes, ms.Tensor):
+        pixels = boxes.asnumpy()
+    else:
+        _check_boxes_of_images([part.shape for part in boxes])
+        pixels = _boxes.boxes_of_images(np, [part.asnumpy() for part in boxes])
+    _check_shapes(input.shape, pixels.shape, pooled)
+    params.check_index(pixels[:, 0], input.shape[0], "boxes", nan_is_0=False)
+    count, dtype = len(pixels), pixels.dtype
+    _, channels, height, width = input.shape
+    scale = _scale_of_mode_1(dtype.name, height, width)
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
+        feature_boxes = _boxes.torchvision_boxes(np, pixels, spatial_scale, aligned)
+        calls, sampled = _boxes.mindspore_calls(feature_boxes, aligned, *pooled, sampling_ratio, scale)
+    # Where a sample is outside the image, torchvision adds 0 * the first pixel: NaN, unless that pixel is finite.
+    if not (
+        _boxes.rounds_alike(dtype, height, width, *pooled, sampling_ratio)
+        and np.isfinite(input.asnumpy()[:, :, 0, 0]).all()
+    ):
+        calls, sampled = [], np.arange(count)
+
+    parts: list[tuple[NDArray | None, ms.Tensor]] = []
+    for call in calls:
+        operator = _operator(pooled, call.sample_num, call.roi_end_mode, scale)
+        parts.append((call.rows, operator(input, ms.Tensor(call.rois), ms.Tensor(call.gradient_rois))))
+    if sampled.size:
+        parts.append((sampled, _Sampler(feature_boxes, sampled, pooled, sampling_ratio)(input)))
+    if not parts or parts[0][0] is not None:
+        parts.insert(0, (None, ops.zeros((count, channels, *pooled), input.dtype)))
+    if len(parts) == 1:
+        return parts[0][1]
+    # Lay the parts end to end, and take each row from the last part that has it.
+    source = np.arange(count, dtype=np.int32)
+    end = 0
+    for rows, values in parts:
+        source[slice(None) if rows is None else rows] = end + np.arange(values.shape[0])
+        end += values.shape[0]
+    return ops.gather(ops.cat([values for _, values in parts]), ms.Tensor(source), 0)
+
+
+def _pool_in_graph(
+    input: ms.Tensor,
+    boxes: ms.Tensor | Sequence[ms.Tensor],
+    pooled: Pooled,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> ms.Tensor:
+    """Pool without a look at the values of the boxes. MindSpore's compiler reads this, and functions it calls."""
+    if sampling_ratio <= 0:
+        raise RuntimeError(
+            "roi_align: an adaptive grid (sampling_ratio <= 0) depends on the values of the boxes, which graph mode"
+            " cannot branch on. Give a sampling_ratio above 0, or call this outside mindspore.jit in PyNative mode."
+        )
+    if isinstance(boxes, ms.Tensor):
+        pixels = boxes
+    else:
+        _check_boxes_of_images([part.shape for part in boxes])
+        pixels = _boxes.boxes_of_images(_xp, boxes)
+    _check_shapes(input.shape, pixels.shape, pooled)
+    pixels = ops.stop_gradient(pixels)
+    # MindSpore (2.10) dies of slicing a tensor without rows.
+    padded = _may_be_0(pixels.shape[0])
+    if padded:
+        pixels = _xp.concatenate((_xp.full((1, 5), 0, pixels.dtype), pixels), 0)
+    index = pixels[:, :1]
+    # MindSpore's operator raises RuntimeError for -1.
+    index = _xp.where((index >= 0) & (index < input.shape[0]), index, -1)
+    pixels = _xp.concatenate((index, pixels[:, 1:]), 1)
+    half = input.dtype == ms.float16
+    scale = _scale_of_mode_1("float16" if half else "float32", input.shape[2], input.shape[3])
+
+    boxes, size = _boxes.torchvision_boxes(_xp, pixels, spatial_scale, aligned)
+    boxes, size = _boxes.outside_unless(_xp, _boxes.is_finite(_xp, boxes, size), boxes, size)
+    if aligned and half:
+        in_mode_0 = (size >= 1).all(1) & ~_boxes.mindspore_has_mode_1(_xp, boxes, scale)
+        boxes_0, size_0 = _boxes.outside_unless(_xp, in_mode_0, boxes, size)
+        boxes_1, size_1 = _boxes.outside_unless(_xp, ~in_mode_0, boxes, size)
+        output = _pool_all(input, boxes_0, size_0, pooled, sampling_ratio, 0, scale)
+        output = output + _pool_all(input, boxes_1, size_1, pooled, sampling_ratio, 1, scale)
+    else:
+        output = _pool_all(input, boxes, size, pooled, sampling_ratio, 1 if aligned else 0, scale)
+    return output[1:] if padded else output
+
+
+def _pool_all(
+    input: ms.Tensor,
+    boxes: ms.Tensor,
+    size: ms.Tensor,
+    pooled: Pooled,
+    sampling_ratio: int,
+    roi_end_mode: int,
+    scale: float,
+) -> ms.Tensor:
+    """Pool every box in one call of that mode."""
+    in_mode_1 = _boxes.mindspore_rois_of_mode_1(_xp, boxes, size, scale)
+    rois = in_mode_1 if roi_end_mode == 1 else _boxes.mindspore_rois_of_mode_0(_xp, boxes, size)
+    return _operator(pooled, sampling_ratio, roi_end_mode, scale)(input, rois, in_mode_1)
+
+
+class _Operator(nn.Cell):  # type: ignore[misc]
+    """MindSpore's ROIAlign with the gradient of other rois: of its own, it has the gradient of mode 1 in mode 0 too."""
+
+    def __init__(self, pooled: Pooled, sample_num: int, roi_end_mode: int, scale: float) -> None:
+        super().__init__()
+        self.pool = ops.ROIAlign(*pooled, scale if roi_end_mode else 1.0, sample_num, roi_end_mode)
+        self.gradient = ROIAlignGrad(*pooled, scale, sample_num)
+        # PyNative mode finds compiled operators by a key that joins the attributes without a separator: (1, 12) and
+        # (11, 2) are one operator to it. An attribute with all of them in it keeps them apart.
+        for operator in (self.pool, self.gradient):
+            operator.add_prim_attr("arguments", repr((pooled, sample_num, roi_end_mode, scale)))
+
+    def construct(self, features: ms.Tensor, rois: ms.Tensor, gradient_rois: ms.Tensor) -> ms.Tensor:
+        return self.pool(features, rois)
+
+    def bprop(
+        self, features: ms.Tensor, rois: ms.Tensor, gradient_rois: ms.Tensor, output: ms.Tensor, gradient: ms.Tensor
+    ) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+        of_features = self.gradient(gradient, gradient_rois, features.shape)
+        return of_features, ops.zeros_like(rois), ops.zeros_like(gradient_rois)
+
+
+_operator = functools.cache(_Operator)
+
+
+class _Sampler(nn.Cell):  # type: ignore[misc]
+    """The rows that no call of MindSpore's operator expresses, pooled in NumPy, whose small operations cost less."""
+
+    def __init__(
+        self, feature_boxes: _boxes.FeatureBoxes, rows: NDArray, pooled: Pooled, sampling_ratio: int
+    ) -> None:
+        super().__init__()
+        self.rows = rows
+        self.plan = (feature_boxes, rows, pooled, sampling_ratio)
+
+    def construct(self, features: ms.Tensor) -> ms.Tensor:
+        values = features.asnumpy()
+        feature_boxes, rows, pooled, _ = self.plan
+        output = np.empty((len(feature_boxes[0]), values.shape[1], *pooled), values.dtype)
+        with np.errstate(all="ignore"):
+            for part, values_of_part in sampling.pool_as_torchvision(values, *self.plan, sampling.NUMPY):
+                output[part] = values_of_part
+        return ms.Tensor(output[rows])
+
+    def bprop(self, features: ms.Tensor, output: ms.Tensor, gradient: ms.Tensor) -> tuple[ms.Tensor]:
+        of_features = sampling.gradient_as_torchvision(gradient.asnumpy(), features.shape, *self.plan)
+        return (ms.Tensor(of_features).astype(features.dtype),)
