@@ -1,7 +1,8 @@
 """mindspore.ops.ROIAlign and torchvision.ops.roi_align, interchangeable bit for bit.
 
-    from ms2torch_roi import ROIAlign    # MindSpore's constructor and call, a torch.nn.Module, on torchvision
-    from ms2torch_roi import reference   # both operators in NumPy
+    from ms2torch_roi import ROIAlign            # MindSpore's constructor and call, a torch.nn.Module, on torchvision
+    from ms2torch_roi import RoIAlign, roi_align # torchvision's constructor and call, a mindspore.nn.Cell, on MindSpore
+    from ms2torch_roi import reference           # both operators in NumPy
 
 Nothing here imports a framework; each name imports the one it runs on when it is first used.
 """
@@ -13,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import reference
+    from .mindspore import RoIAlign, roi_align
     from .torch import ROIAlign
 
 __version__ = "0.1.0"
-__all__ = ["ROIAlign", "reference"]
+__all__ = ["ROIAlign", "RoIAlign", "reference", "roi_align"]
 
 # Public name: module that holds it, the packages that module runs on, the extra that installs them.
-_FRAMEWORK_NAMES = {"ROIAlign": ("torch", ("torch", "torchvision"), "torch")}
+_FRAMEWORK_NAMES = {
+    "ROIAlign": ("torch", ("torch", "torchvision"), "torch"),
+    "RoIAlign": ("mindspore", ("mindspore",), "mindspore"),
+    "roi_align": ("mindspore", ("mindspore",), "mindspore"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -243,7 +243,9 @@ def mindspore_calls(
         encodings = [(1, has_mode_1), (0, ~has_mode_1 & (size >= 1).all(1))]
     else:
         encodings = [(0, np.ones(len(boxes), bool))]
-    widest = sampling_ratio if sampling_ratio > 0 else math.isqrt(MAX_ADAPTIVE_SAMPLES // (pooled_height * pooled_width))
+    widest = (
+        sampling_ratio if sampling_ratio > 0 else math.isqrt(MAX_ADAPTIVE_SAMPLES // (pooled_height * pooled_width))
+    )
     square = todo & (grid[:, 0] == grid[:, 1]) & (grid[:, 0] <= widest)
     calls: list[MindSporeCall] = []
     for mode, has_mode in encodings:

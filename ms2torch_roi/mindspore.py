@@ -151,8 +151,8 @@ _check_boxes_of_images = ops.constexpr(params.check_boxes_of_images, check=False
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
 def _check_shapes(input: Sequence[int | None], boxes: Sequence[int | None], pooled: Pooled) -> None:
-    known = ([1 if length is None else length for length in shape] for shape in (input, boxes))
-    params.check_shapes("roi_align", *known, *pooled)
+    known_input, known_boxes = ([1 if length is None else length for length in shape] for shape in (input, boxes))
+    params.check_shapes("roi_align", known_input, known_boxes, *pooled)
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
@@ -326,9 +326,7 @@ _operator = functools.cache(_Operator)
 class _Sampler(nn.Cell):  # type: ignore[misc]
     """The rows that no call of MindSpore's operator expresses, pooled in NumPy, whose small operations cost less."""
 
-    def __init__(
-        self, feature_boxes: _boxes.FeatureBoxes, rows: NDArray, pooled: Pooled, sampling_ratio: int
-    ) -> None:
+    def __init__(self, feature_boxes: _boxes.FeatureBoxes, rows: NDArray, pooled: Pooled, sampling_ratio: int) -> None:
         super().__init__()
         self.rows = rows
         self.plan = (feature_boxes, rows, pooled, sampling_ratio)

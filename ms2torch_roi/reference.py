@@ -6,7 +6,7 @@ MindSpore it does not exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,10 +92,12 @@ def tv_roi_align(
         undefined, contribute 0.
 
     Raises:
-        TypeError: another kind of array or dtype, or an ``output_size`` that is not one int or two.
-        ValueError: another shape.
-        RuntimeError: an image index outside ``[0, N - 1]``, or an adaptive grid that torchvision refuses: a negative
-            one (a box inverted along one axis), or one beyond 2**20 samples along an axis of a bin.
+        TypeError: another kind of array or dtype.
+        AssertionError: boxes of another shape.
+        ValueError: no boxes at all in a list.
+        RuntimeError: another argument or shape of the input, two dtypes, an image index outside ``[0, N - 1]``, or an
+            adaptive grid that torchvision refuses: a negative one (a box inverted along one axis), or one beyond 2**20
+            samples along an axis of a bin.
 
     >>> features = np.arange(1, 5, dtype=np.float32).reshape(1, 1, 2, 2)
     >>> boxes = np.array([[0, 0.5, 0.5, 2.5, 1.5]], np.float32)
@@ -105,18 +107,20 @@ def tv_roi_align(
     pooled, spatial_scale, sampling_ratio, aligned = params.torchvision_arguments(
         output_size, spatial_scale, sampling_ratio, aligned
     )
-    if not isinstance(boxes, np.ndarray):
+    if isinstance(boxes, np.ndarray):
+        rois = boxes
+    else:
         params.check_boxes_of_images([np.shape(part) for part in boxes])
-        boxes = _boxes.boxes_of_images(np, boxes)
-    dtype = _compute_dtype({"input": input, "boxes": boxes})
-    if input.dtype != boxes.dtype:
-        raise TypeError(f"roi_align: input and boxes must have the same dtype, got {input.dtype} and {boxes.dtype}")
-    params.check_shapes("roi_align", input.shape, boxes.shape, *pooled)
-    params.check_index(boxes[:, 0], input.shape[0], "boxes", nan_is_0=False)
-    output = np.zeros((boxes.shape[0], input.shape[1], *pooled), dtype)
+        rois = _boxes.boxes_of_images(np, boxes)
+    dtype = _compute_dtype({"input": input, "boxes": rois})
+    if input.dtype != rois.dtype:
+        raise RuntimeError(f"roi_align: input and boxes must have the same dtype, got {input.dtype} and {rois.dtype}")
+    params.check_shapes("roi_align", input.shape, rois.shape, *pooled)
+    params.check_index(rois[:, 0], input.shape[0], "boxes", nan_is_0=False)
+    output = np.zeros((rois.shape[0], input.shape[1], *pooled), dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        feature_boxes = _boxes.torchvision_boxes(np, boxes, spatial_scale, aligned)
-        every = np.arange(len(boxes))
+        feature_boxes = _boxes.torchvision_boxes(np, rois, spatial_scale, aligned)
+        every = np.arange(len(rois))
         for rows, values in sampling.pool_as_torchvision(
             input, feature_boxes, every, pooled, sampling_ratio, sampling.NUMPY
         ):

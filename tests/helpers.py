@@ -38,3 +38,5 @@ def without(package):
 
 
 EDGE_CASES = list(edges.edge_cases())
+MINDSPORE_EDGE_CASES = [case for case in EDGE_CASES if case.direction == "to-torch"]
+TORCHVISION_EDGE_CASES = [case for case in EDGE_CASES if case.direction == "to-mindspore"]

@@ -179,7 +179,7 @@ def test_half_precision_is_computed_on_half_precision_coordinates():
 def test_float16_under_autocast_has_the_bits_of_torchvisions_float32():
     case = edges.edge_case("boxes of several cells, mode 1, float16")
     features, rois = torch.from_numpy(case.features), torch.from_numpy(case.rois)
-    op = ROIAlign(*case.arguments)
+    op = ROIAlign(**case.arguments)
     with torch.autocast("cpu"):
         output = op(features, rois)
     assert output.dtype == torch.float16

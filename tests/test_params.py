@@ -1,10 +1,12 @@
 """Constructor arguments: refused as MindSpore refuses them, which is asked where it is installed."""
 
+import re
+
 import numpy as np
 import pytest
 from helpers import assert_same_bits
 
-from ms2torch_roi import ROIAlign, reference
+from ms2torch_roi import ROIAlign, params, reference
 from ms2torch_roi.parity import operators
 
 REFUSED = [
@@ -96,3 +98,53 @@ def test_mindspores_defaults_are_those():
     ms = operators.import_mindspore()
     op = ms.ops.ROIAlign(2, 2, 0.5)
     assert (op.sample_num, op.roi_end_mode) == (2, 1)
+
+
+NUMBERS = [
+    (3, (3, 3)),
+    ((2, 3), (2, 3)),
+    ([2, 3], (2, 3)),
+    (np.int64(3), (3, 3)),
+    (np.array([2, 3]), (2, 3)),
+]
+
+
+@pytest.mark.parametrize(("output_size", "pooled"), NUMBERS, ids=_id)
+def test_output_sizes_that_torchvision_takes(output_size, pooled):
+    import torch
+    import torchvision
+
+    features, rois = torch.from_numpy(FEATURES), torch.from_numpy(ROIS)
+    assert torchvision.ops.roi_align(features, rois, output_size, 0.5, 2).shape[2:] == pooled
+    assert params.torchvision_arguments(output_size, np.float32(0.5), np.int32(2), 1) == (pooled, 0.5, 2, True)
+
+
+REFUSED_BY_TORCHVISION = [
+    (("ab", 0.5, 2, False), "output_size must be an int or a pair of ints, got 'ab' (str)"),
+    ((2.0, 0.5, 2, False), "output_size must be an int or a pair of ints, got 2.0 (float)"),
+    (((2, 2.5), 0.5, 2, False), "output_size must be an int or a pair of ints, got (2, 2.5) (tuple)"),
+    ((None, 0.5, 2, False), "output_size must be an int or a pair of ints, got None (NoneType)"),
+    ((2, "1", 2, False), "spatial_scale must be a number, got '1' (str)"),
+    ((2, None, 2, False), "spatial_scale must be a number, got None (NoneType)"),
+    ((2, 0.5, 2.0, False), "sampling_ratio must be an int, got 2.0 (float)"),
+    ((2, 0.5, 2, "yes"), "aligned must be a bool, got 'yes' (str)"),
+    (((-1, 2), 0.5, 2, False), "pooled height and width must be at least 1, got -1 and 2"),
+    ((2, 0.5, 40000, False), "2 x 2 bins of 40000 x 40000 samples are 6400000000 samples for each box"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED_BY_TORCHVISION, ids=_id)
+def test_torchvisions_arguments_are_refused_with_its_type(arguments, message):
+    import torch
+    import torchvision
+
+    with pytest.raises(RuntimeError):
+        torchvision.ops.roi_align(torch.from_numpy(FEATURES), torch.from_numpy(ROIS), *arguments)
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        params.torchvision_arguments(*arguments)
+
+
+@pytest.mark.parametrize("output_size", [0, (2, 0), (2, 2, 2), (2,)])
+def test_output_sizes_that_torchvision_takes_for_something_else_are_refused(output_size):
+    with pytest.raises(RuntimeError, match=r"output_size must be|must be at least 1"):
+        params.torchvision_arguments(output_size, 0.5, 2, False)

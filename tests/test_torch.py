@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers import EDGE_CASES, assert_same_bits
+from helpers import MINDSPORE_EDGE_CASES, assert_same_bits
 
 import ms2torch_roi.torch
 from ms2torch_roi import ROIAlign, reference
@@ -112,8 +112,8 @@ def test_float64_is_the_same_rule():
     for number in range(60):
         case = cases.random_case(2, number)
         features, rois = case.features.astype(np.float64), case.rois.astype(np.float64)
-        actual = ROIAlign(*case.arguments)(torch.from_numpy(features), torch.from_numpy(rois))
-        assert_same_bits(actual.numpy(), reference.ms_roi_align(features, rois, *case.arguments))
+        actual = ROIAlign(**case.arguments)(torch.from_numpy(features), torch.from_numpy(rois))
+        assert_same_bits(actual.numpy(), reference.ms_roi_align(features, rois, **case.arguments))
 
 
 # What is refused in a call. MindSpore is asked for the same where it refuses it too.
@@ -241,8 +241,8 @@ def test_rois_get_no_gradient():
 
 
 def test_nothing_that_torchvision_crashes_on_reaches_it(torchvision_calls):
-    for case in EDGE_CASES:
-        operators.outcome(operators.adapter, case)
+    for case in MINDSPORE_EDGE_CASES:
+        operators.outcome(operators.port, case)
     assert len(torchvision_calls) > 300
     for features, boxes, (_, scale, sampling_ratio, _), _, _ in torchvision_calls:
         assert scale == 1.0

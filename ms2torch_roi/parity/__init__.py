@@ -3,6 +3,6 @@
 >>> from ms2torch_roi.parity import cases, operators, verdicts
 >>> case = cases.random_case(seed=0, number=7)
 >>> expected = operators.outcome(operators.reference, case)  # or operators.mindspore
->>> verdicts.judge(case, expected, operators.outcome(operators.adapter, case)).passed
+>>> verdicts.judge(case, expected, operators.outcome(operators.port, case)).passed
 True
 """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,31 +12,40 @@ import numpy.typing as npt
 NDArray = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One call of MindSpore's ROIAlign.
+@dataclass(frozen=True, kw_only=True)
+class Case(ABC):
+    """One call of an operator, and the direction in which it is ported.
 
-    ``printed`` holds the values that MindSpore's documentation prints for it, if any; ``raises`` the type of the error
-    that the call ends in, if it does; ``source`` the Python expression that makes the case again.
+    ``rois`` are (K, 5), also where torchvision calls them boxes. ``printed`` holds the values that MindSpore's
+    documentation prints for the call, if any; ``raises`` the type of the error that it ends in, if it does; ``source``
+    the Python expression that makes the case again.
     """
+
+    direction: ClassVar[str]
+    original: ClassVar[str]  # the library that is to be reproduced
+    operator: ClassVar[str]
+    undefined_reason: ClassVar[str]
 
     name: str
     category: str
     source: str
     features: NDArray
     rois: NDArray
-    pooled_height: int
-    pooled_width: int
-    spatial_scale: float
-    sample_num: int = 2
-    roi_end_mode: int = 1
     printed: NDArray | None = None
     raises: type[Exception] | None = None
 
     @property
-    def arguments(self) -> tuple[int, int, float, int, int]:
-        """The constructor arguments, in MindSpore's order."""
-        return self.pooled_height, self.pooled_width, self.spatial_scale, self.sample_num, self.roi_end_mode
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """The constructor arguments by name, in the operator's order."""
+
+    @property
+    @abstractmethod
+    def undefined(self) -> NDArray:
+        """(K,) bool: the rows for which the original has no result of its own. They must be 0 in the port.
+
+        The ports have these rules too. They are stated again here, or a fault in one would hide the rows that show it.
+        """
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -44,65 +54,163 @@ class Case:
         return dtype
 
 
+@dataclass(frozen=True, kw_only=True)
+class MindSporeCase(Case):
+    """A call of MindSpore's ROIAlign, to be ported to torch."""
+
+    direction = "to-torch"
+    original = "MindSpore"
+    operator = "ROIAlign"
+    undefined_reason = "never written by MindSpore (|x1| and |x2| < 0.001)"
+
+    pooled_height: int
+    pooled_width: int
+    spatial_scale: float
+    sample_num: int = 2
+    roi_end_mode: int = 1
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "pooled_height": self.pooled_height,
+            "pooled_width": self.pooled_width,
+            "spatial_scale": self.spatial_scale,
+            "sample_num": self.sample_num,
+            "roi_end_mode": self.roi_end_mode,
+        }
+
+    @property
+    def undefined(self) -> NDArray:
+        x1, x2 = np.abs(self.rois[:, [1, 3]].astype(self.dtype)).T
+        threshold = self.dtype.type(0.001)
+        unwritten: NDArray = (x1 < threshold) & (x2 < threshold)
+        return unwritten
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionCase(Case):
+    """A call of torchvision's roi_align, to be ported to MindSpore."""
+
+    direction = "to-mindspore"
+    original = "torchvision"
+    operator = "RoIAlign"
+    undefined_reason = "that are not finite, on which torchvision crashes"
+
+    output_size: tuple[int, int]
+    spatial_scale: float
+    sampling_ratio: int = 2
+    aligned: bool = False
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "output_size": self.output_size,
+            "spatial_scale": self.spatial_scale,
+            "sampling_ratio": self.sampling_ratio,
+            "aligned": self.aligned,
+        }
+
+    @property
+    def undefined(self) -> NDArray:
+        with np.errstate(all="ignore"):
+            cells = self.rois[:, 1:] * self.dtype.type(self.spatial_scale) - self.dtype.type(self.aligned / 2)
+            start, size = cells[:, :2], cells[:, 2:] - cells[:, :2]
+            crashes: NDArray = ~np.isfinite(start).all(1) | np.isnan(size).any(1) | (size == np.inf).any(1)
+            if self.aligned:  # otherwise a box that ends at minus infinity is enlarged to one cell
+                crashes |= (size == -np.inf).any(1)
+        return crashes
+
+
 def documented_cases() -> list[Case]:
-    """Return the example of MindSpore's page on the difference: mode 0, as the page prints it, and mode 1."""
+    """Return the example of MindSpore's page on the difference, both ways: first as the page prints it.
+
+    The second of each pair is the same call in mode 1, and aligned.
+    """
     features = np.array([[[[1, 2], [3, 4]]]], np.float32)
     rois = np.array([[0, 0.2, 0.3, 0.2, 0.3]], np.float32)
     printed = np.array(
         [[[[1.7, 2.0333333, 2.3666668], [2.3666668, 2.7, 3.0333335], [3.0333333, 3.3666668, 3.7]]]], np.float32
     )
+
+    def common(number: int, what: str) -> dict[str, Any]:
+        return {
+            "name": f"documented example, {what}",
+            "category": "documented example",
+            "source": f"cases.documented_cases()[{number}]",
+            "features": features,
+            "rois": rois,
+            "spatial_scale": 0.25,
+            "printed": printed if number % 2 == 0 else None,
+        }
+
     return [
-        Case(
-            name=f"documented example, mode {mode}",
-            category="documented example",
-            source=f"cases.documented_cases()[{mode}]",
-            features=features,
-            rois=rois,
-            pooled_height=3,
-            pooled_width=3,
-            spatial_scale=0.25,
-            roi_end_mode=mode,
-            printed=printed if mode == 0 else None,
-        )
-        for mode in (0, 1)
+        MindSporeCase(**common(0, "mode 0"), pooled_height=3, pooled_width=3, roi_end_mode=0),
+        MindSporeCase(**common(1, "mode 1"), pooled_height=3, pooled_width=3, roi_end_mode=1),
+        TorchvisionCase(**common(2, "not aligned"), output_size=(3, 3), aligned=False),
+        TorchvisionCase(**common(3, "aligned"), output_size=(3, 3), aligned=True),
     ]
 
 
-def random_case(seed: int, number: int) -> Case:
+def random_case(seed: int, number: int) -> MindSporeCase:
     """Return random case ``number`` of the series ``seed``; it depends on nothing else."""
     rng = np.random.default_rng([seed, number])
     features_dtype, rois_dtype = _DTYPES[rng.choice(len(_DTYPES), p=(0.4, 0.4, 0.1, 0.1))]
-    images, channels = int(rng.integers(1, 4)), int(rng.integers(1, 13))
-    height, width = (int(length) for length in rng.integers(1, 49, 2))
-    pooled_height, pooled_width = (int(length) for length in rng.integers(1, 9, 2))
-    scale = float(rng.choice((1.0, 0.5, 0.25, 0.125, 0.0625, 1 / 3, 0.1, rng.uniform(0.02, 2))))
-    sample_num = int(rng.choice((-1, 0, 1, 2, 3, 4), p=(0.1, 0.2, 0.15, 0.35, 0.1, 0.1)))
+    shape, pooled, scale, samples = _random_sizes(rng)
     mode = int(rng.integers(2))
-    count = int(rng.integers(1, 61))
-    # In feature cells, so that every kind of box keeps its size whatever the scale and the mode.
-    cells = np.stack([_random_cells(rng, width, height) for _ in range(count)])
-    index = rng.integers(0, images, (count, 1)).astype(np.float64)
+    index, cells = _random_boxes(rng, shape)
     if rng.random() < 0.2:
-        index = np.clip(index + rng.uniform(-0.5, 0.5, (count, 1)), 0, images - 1)
+        index = np.clip(index + rng.uniform(-0.5, 0.5, index.shape), 0, shape[0] - 1)
     rois = np.concatenate((index, cells / scale - np.array((0, 0, mode, mode))), axis=1)
-    rois[rng.random(count) < 0.05, 1::2] = 0  # padding, which MindSpore never writes
-    features = rng.standard_normal((images, channels, height, width)).astype(features_dtype)
-    if rng.random() < 0.2:
-        features = features.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+    rois[rng.random(len(rois)) < 0.05, 1::2] = 0  # padding, which MindSpore never writes
+    features = _random_features(rng, shape, features_dtype)
     with np.errstate(over="ignore"):
         rois = rois.astype(rois_dtype)
     dtypes = features.dtype.name if features_dtype == rois_dtype else "mixed"
-    return Case(
+    return MindSporeCase(
         name=f"random case {number} of seed {seed}",
-        category=f"random: {dtypes}, mode {mode}, {'fixed' if sample_num > 0 else 'adaptive'}",
+        category=f"random: {dtypes}, mode {mode}, {'fixed' if samples > 0 else 'adaptive'}",
         source=f"cases.random_case(seed={seed}, number={number})",
         features=features,
         rois=rois,
-        pooled_height=pooled_height,
-        pooled_width=pooled_width,
+        pooled_height=pooled[0],
+        pooled_width=pooled[1],
         spatial_scale=scale,
-        sample_num=sample_num,
+        sample_num=samples,
         roi_end_mode=mode,
+    )
+
+
+def random_torchvision_case(seed: int, number: int) -> TorchvisionCase:
+    """Return random case ``number`` of the series ``seed`` of calls of torchvision; it depends on nothing else."""
+    rng = np.random.default_rng([seed, number, 1])
+    dtype = (np.float32, np.float16)[rng.integers(2)]
+    shape, pooled, scale, samples = _random_sizes(rng)
+    aligned = bool(rng.integers(2))
+    index, cells = _random_boxes(rng, shape)
+    if samples <= 0:
+        # torchvision refuses the adaptive grids of boxes that are inverted along one axis, or too large.
+        cells[np.abs(cells) > 1e30] = np.inf
+        inverted = cells[:, 2:] < cells[:, :2]
+        one_axis = inverted[:, 0] != inverted[:, 1]
+        cells[one_axis] = np.sort(cells[one_axis].reshape(-1, 2, 2), axis=1).reshape(-1, 4)
+    if rng.random() < 0.2:
+        index = index + rng.uniform(0, 0.99, index.shape)
+    rois = np.concatenate((index, (cells + aligned / 2) / scale), axis=1)
+    rois[rng.random(len(rois)) < 0.05, 1:] = 0  # padding
+    features = _random_features(rng, shape, dtype)
+    with np.errstate(over="ignore"):
+        rois = rois.astype(dtype)
+    kind = f"{features.dtype.name}, {'aligned' if aligned else 'unaligned'}"
+    return TorchvisionCase(
+        name=f"random torchvision case {number} of seed {seed}",
+        category=f"random: {kind}, {'fixed' if samples > 0 else 'adaptive'}",
+        source=f"cases.random_torchvision_case(seed={seed}, number={number})",
+        features=features,
+        rois=rois,
+        output_size=pooled,
+        spatial_scale=scale,
+        sampling_ratio=samples,
+        aligned=aligned,
     )
 
 
@@ -112,6 +220,31 @@ _DTYPES = [
     (np.float16, np.float32),
     (np.float32, np.float16),
 ]
+
+
+def _random_sizes(rng: np.random.Generator) -> tuple[tuple[int, int, int, int], tuple[int, int], float, int]:
+    """Return a shape of features, a number of bins, a scale and a number of samples."""
+    images, channels = int(rng.integers(1, 4)), int(rng.integers(1, 13))
+    height, width = (int(length) for length in rng.integers(1, 49, 2))
+    pooled_height, pooled_width = (int(length) for length in rng.integers(1, 9, 2))
+    scale = float(rng.choice((1.0, 0.5, 0.25, 0.125, 0.0625, 1 / 3, 0.1, rng.uniform(0.02, 2))))
+    samples = int(rng.choice((-1, 0, 1, 2, 3, 4), p=(0.1, 0.2, 0.15, 0.35, 0.1, 0.1)))
+    return (images, channels, height, width), (pooled_height, pooled_width), scale, samples
+
+
+def _random_boxes(rng: np.random.Generator, shape: tuple[int, int, int, int]) -> tuple[NDArray, NDArray]:
+    """Return (K, 1) image indices, and (K, 4) boxes in feature cells: so each kind keeps its size at every scale."""
+    count = int(rng.integers(1, 61))
+    cells = np.stack([_random_cells(rng, shape[3], shape[2]) for _ in range(count)])
+    return rng.integers(0, shape[0], (count, 1)).astype(np.float64), cells
+
+
+def _random_features(rng: np.random.Generator, shape: tuple[int, int, int, int], dtype: Any) -> NDArray:
+    """Return standard normal features, of channels last in memory in one case of five."""
+    features = rng.standard_normal(shape).astype(dtype)
+    if rng.random() < 0.2:
+        features = features.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+    return features
 
 
 def _random_cells(rng: np.random.Generator, width: int, height: int) -> NDArray:

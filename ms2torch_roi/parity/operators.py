@@ -6,13 +6,14 @@ import os
 import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 
 import ms2torch_roi
 
-from .cases import Case
+from .cases import Case, MindSporeCase
 
 NDArray = npt.NDArray[Any]
 Operator = Callable[[Case], NDArray]
@@ -26,14 +27,82 @@ def outcome(operator: Operator, case: Case) -> NDArray | Exception:
         return error
 
 
+def original(case: Case) -> NDArray:
+    """Run the operator that the case is a call of, in its own framework, on a CPU."""
+    return mindspore(case) if isinstance(case, MindSporeCase) else torchvision(case)
+
+
+def port(case: Case) -> NDArray:
+    """Run the port of that operator, on a CPU: :class:`ms2torch_roi.ROIAlign` or :class:`ms2torch_roi.RoIAlign`."""
+    if isinstance(case, MindSporeCase):
+        module = ms2torch_roi.ROIAlign(**case.arguments)  # first, so that a missing torch is reported as such
+        import torch
+
+        result: NDArray = module(torch.from_numpy(case.features), torch.from_numpy(case.rois)).numpy()
+        return result
+    ms = import_mindspore()
+    cell = ms2torch_roi.RoIAlign(**case.arguments)
+    result = cell(ms.Tensor(case.features), ms.Tensor(case.rois)).asnumpy()
+    return result
+
+
+def reference(case: Case) -> NDArray:
+    """Run :mod:`ms2torch_roi.reference`."""
+    if isinstance(case, MindSporeCase):
+        return ms2torch_roi.reference.ms_roi_align(case.features, case.rois, **case.arguments)
+    return ms2torch_roi.reference.tv_roi_align(case.features, case.rois, **case.arguments)
+
+
+def round_trip(case: Case) -> NDArray:
+    """Run the port of the operator, and whatever it hands to the other framework in the port back.
+
+    For a call of MindSpore, the very calls of torchvision that ``ROIAlign`` makes go through ``roi_align`` on
+    MindSpore; for a call of torchvision, those of MindSpore that ``RoIAlign`` makes go through ``ROIAlign`` on torch.
+    """
+    import torch
+
+    ms = import_mindspore()
+
+    def torchvision_on_mindspore(features: Any, boxes: Any, *arguments: Any) -> Any:
+        output = ms2torch_roi.roi_align(ms.Tensor(features.numpy()), ms.Tensor(boxes.numpy()), *arguments)
+        return torch.from_numpy(output.asnumpy())
+
+    def mindspore_on_torch(pooled: tuple[int, int], sample_num: int, roi_end_mode: int, scale: float) -> Any:
+        module = ms2torch_roi.ROIAlign(*pooled, scale if roi_end_mode else 1.0, sample_num, roi_end_mode)
+
+        def pool(features: Any, rois: Any, gradient_rois: Any) -> Any:
+            return ms.Tensor(module(torch.from_numpy(features.asnumpy()), torch.from_numpy(rois.asnumpy())).numpy())
+
+        return pool
+
+    if isinstance(case, MindSporeCase):
+        with mock.patch("ms2torch_roi.torch.roi_align", torchvision_on_mindspore):
+            return port(case)
+    with mock.patch("ms2torch_roi.mindspore._operator", mindspore_on_torch):
+        return port(case)
+
+
 def mindspore(case: Case) -> NDArray:
     """Run ``mindspore.ops.ROIAlign`` on a CPU, in PyNative mode."""
     ms = import_mindspore()
-    operator = ms.ops.ROIAlign(*case.arguments)
+    arguments = case.arguments.values()
+    operator = ms.ops.ROIAlign(*arguments)
     # PyNative mode finds compiled operators by a key that joins the attributes without a separator: (1, 12) and (11, 2)
     # are one operator to it. An attribute with the arguments in it keeps them apart.
-    operator.add_prim_attr("arguments", "x".join(map(str, case.arguments)))
+    operator.add_prim_attr("arguments", "x".join(map(str, arguments)))
     result: NDArray = operator(ms.Tensor(case.features), ms.Tensor(case.rois)).asnumpy()
+    return result
+
+
+def torchvision(case: Case) -> NDArray:
+    """Run ``torchvision.ops.roi_align`` on a CPU, without the rows that crash it; those are 0 in the result."""
+    import torch
+    from torchvision.ops import roi_align
+
+    rows = np.flatnonzero(~case.undefined)
+    part = roi_align(torch.from_numpy(case.features), torch.from_numpy(case.rois[rows]), **case.arguments).numpy()
+    result = np.zeros((len(case.rois), *part.shape[1:]), part.dtype)
+    result[rows] = part
     return result
 
 
@@ -56,20 +125,6 @@ def import_mindspore() -> Any:
         ) from error
     ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
     return ms
-
-
-def adapter(case: Case) -> NDArray:
-    """Run :class:`ms2torch_roi.ROIAlign` on a CPU."""
-    operator = ms2torch_roi.ROIAlign(*case.arguments)  # first, so that a missing torch is reported as such
-    import torch
-
-    result: NDArray = operator(torch.from_numpy(case.features), torch.from_numpy(case.rois)).numpy()
-    return result
-
-
-def reference(case: Case) -> NDArray:
-    """Run :func:`ms2torch_roi.reference.ms_roi_align`."""
-    return ms2torch_roi.reference.ms_roi_align(case.features, case.rois, *case.arguments)
 
 
 def versions(*, with_mindspore: bool) -> dict[str, str]:

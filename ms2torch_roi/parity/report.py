@@ -43,14 +43,13 @@ class Total:
 class Run:
     """One run of the check: what took part, and what came of it.
 
-    ``reproductions`` are by the name of the case, one for each that failed.
+    ``oracle`` is ``"frameworks"`` or ``"reference"``: what the ports were compared with.
     """
 
     oracle: str
     versions: dict[str, str]
     seed: int
     verdicts: list[Verdict] = field(default_factory=list)
-    reproductions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -59,25 +58,26 @@ class Run:
         return _total(self.verdicts)
 
     @property
-    def by_category(self) -> dict[str, Total]:
-        """The verdicts of each category added up: in the order they came, the random ones last and sorted."""
-        categories: dict[str, list[Verdict]] = {}
+    def by_category(self) -> dict[tuple[str, str], Total]:
+        """The verdicts of each direction and category added up, in the order they came.
+
+        Random cases and round trips are the last of a direction, and sorted.
+        """
+        categories: dict[tuple[str, str], list[Verdict]] = {}
         for verdict in self.verdicts:
-            categories.setdefault(verdict.category, []).append(verdict)
-        names = sorted(categories, key=lambda name: name if name.startswith("random") else "")
+            categories.setdefault((verdict.direction, verdict.category), []).append(verdict)
+        names = sorted(categories, key=lambda key: key[1] if key[1].startswith(("random", "round trip")) else "")
         return {name: _total(categories[name]) for name in names}
 
     @property
     def headline(self) -> str:
         """What is compared with what, on what."""
         versions = self.versions
-        adapter = (
-            f"ms2torch_roi {versions['ms2torch_roi']} on torch {versions['torch']} and"
-            f" torchvision {versions['torchvision']} (CPU), NumPy {versions['numpy']}"
-        )
-        if self.oracle == "mindspore":
-            return f"MindSpore {versions['mindspore']} (CPU) against {adapter}"
-        return f"The NumPy reference, WITHOUT MindSpore, against {adapter}"
+        torch = f"torch {versions['torch']} and torchvision {versions['torchvision']}"
+        ours = f"ms2torch_roi {versions['ms2torch_roi']}"
+        if self.oracle == "frameworks":
+            return f"MindSpore {versions['mindspore']}, {torch}, NumPy {versions['numpy']}, all on CPU, against {ours}"
+        return f"The NumPy reference, WITHOUT MindSpore, against {ours} on {torch} (CPU), NumPy {versions['numpy']}"
 
 
 def _total(verdicts: Iterable[Verdict]) -> Total:
@@ -88,37 +88,39 @@ def _total(verdicts: Iterable[Verdict]) -> Total:
 
 
 def print_run(run: Run, console: Console) -> None:
-    """Print a table by category, the cases that failed, and one line with the verdict.
+    """Print a table of categories for each direction, the cases that failed, and one line with the verdict.
 
     The columns are the cases that failed, of how many; the values compared; how many of them differ, and by how much
     at most; and the rows left out.
     """
-    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True, header_style="bold")
-    table.add_column("category", no_wrap=True)
-    for column in ("failed", "values", "differing", "largest", "left out"):
-        table.add_column(column, justify="right")
-    for category, total in run.by_category.items():
-        table.add_row(
-            category,
-            f"{total.failed:,}/{total.cases:,}",
-            f"{total.values:,}",
-            f"{total.differing:,}",
-            f"{total.largest_difference:.3g}",
-            f"{sum(total.left_out.values()):,}",
-            style="red" if total.failed else None,
-        )
-    console.print(table)
+    for direction in dict.fromkeys(verdict.direction for verdict in run.verdicts):
+        table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+        table.add_column(direction, no_wrap=True)
+        for column in ("failed", "values", "differ", "largest", "left out"):
+            table.add_column(column, justify="right")
+        for (direction_of_category, category), total in run.by_category.items():
+            if direction_of_category == direction:
+                table.add_row(
+                    category,
+                    f"{total.failed:,}/{total.cases:,}",
+                    f"{total.values:,}",
+                    f"{total.differing:,}",
+                    f"{total.largest_difference:.3g}",
+                    f"{sum(total.left_out.values()):,}",
+                    style="red" if total.failed else None,
+                )
+        console.print(table)
 
     failures = [verdict for verdict in run.verdicts if not verdict.passed]
     for verdict in failures[:SHOWN_FAILURES]:
-        _print(console, f"\nFAILED {verdict.case} ({verdict.category})", style="bold red")
+        _print(console, f"\nFAILED {verdict.case} ({verdict.direction}, {verdict.category})", style="bold red")
         if verdict.problem:
             _print(console, verdict.problem)
         else:
             most = f"{verdict.largest_difference:.6g}"
             _print(console, f"{verdict.differing:,} of {verdict.values:,} values differ, by {most} at most")
             _print(console, verdict.first)
-        _print(console, f"To see it again:\n\n{run.reproductions[verdict.case]}\n")
+        _print(console, f"To see it again:\n\n{verdict.reproduction}\n")
     if len(failures) > SHOWN_FAILURES:
         _print(console, f"... and {len(failures) - SHOWN_FAILURES} more cases failed; --json FILE lists them all.\n")
 
@@ -146,17 +148,16 @@ def as_json(run: Run) -> dict[str, Any]:
         "headline": run.headline,
         "oracle": run.oracle,
         "versions": run.versions,
-        "devices": {"torch": "CPU"} | ({"mindspore": "CPU"} if run.oracle == "mindspore" else {}),
+        "devices": {"torch": "CPU"} | ({"mindspore": "CPU"} if "mindspore" in run.versions else {}),
         "seed": run.seed,
         "seconds": round(run.seconds, 3),
         "total": _plain(asdict(run.total)),
-        "categories": {category: _plain(asdict(total)) for category, total in run.by_category.items()},
-        "cases": [_case_as_json(verdict, run.reproductions.get(verdict.case, "")) for verdict in run.verdicts],
+        "categories": [
+            {"direction": direction, "category": category, **_plain(asdict(total))}
+            for (direction, category), total in run.by_category.items()
+        ],
+        "cases": [{**_plain(asdict(verdict)), "passed": verdict.passed} for verdict in run.verdicts],
     }
-
-
-def _case_as_json(verdict: Verdict, reproduction: str) -> dict[str, Any]:
-    return {**_plain(asdict(verdict)), "passed": verdict.passed, "reproduction": reproduction}
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,6 @@ from .cases import Case
 
 NDArray = npt.NDArray[Any]
 
-UNWRITTEN = "never written by MindSpore (|x1| and |x2| < 0.001)"
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -22,9 +21,11 @@ class Verdict:
     ``values`` were compared, ``differing`` of them differ, by ``largest_difference`` at most (infinity where one side
     is NaN or infinite and the other is not). ``left_out`` counts the rows that were not compared, by reason.
     ``first`` describes the first value that differs. ``problem`` says why nothing could be compared.
+    ``reproduction`` is Python that runs a case that failed again.
     """
 
     case: str
+    direction: str
     category: str
     values: int = 0
     differing: int = 0
@@ -32,6 +33,7 @@ class Verdict:
     left_out: dict[str, int] = field(default_factory=dict)
     first: str = ""
     problem: str = ""
+    reproduction: str = ""
 
     @property
     def passed(self) -> bool:
@@ -45,19 +47,24 @@ def same_bits(left: NDArray, right: NDArray) -> NDArray:
     return equal
 
 
-def judge(case: Case, expected: NDArray | Exception, actual: NDArray | Exception) -> Verdict:
-    """Compare what MindSpore gave for a case with what the adapter gave, over the rows that MindSpore defines."""
+def judge(
+    case: Case, expected: NDArray | Exception, actual: NDArray | Exception, category: str | None = None
+) -> Verdict:
+    """Compare what the original gave for a case with what the port gave, over the rows that the original defines."""
+    verdict = functools.partial(Verdict, case.name, case.direction, category or case.category)
     if case.raises is not None or isinstance(expected, Exception) or isinstance(actual, Exception):
-        return Verdict(case.name, case.category, problem=_judge_errors(case.raises, expected, actual))
+        return verdict(problem=_judge_errors(case, expected, actual))
     if expected.shape != actual.shape or expected.dtype != actual.dtype:
         problem = f"expected {expected.dtype} {expected.shape}, got {actual.dtype} {actual.shape}"
-        return Verdict(case.name, case.category, problem=problem)
+        return verdict(problem=problem)
     if case.printed is not None and not same_bits(expected, case.printed).all():
-        problem = f"expected the documentation's {case.printed.tolist()}, MindSpore gave {expected.tolist()}"
-        return Verdict(case.name, case.category, problem=problem)
+        problem = f"expected the documentation's {case.printed.tolist()}, {case.original} gave {expected.tolist()}"
+        return verdict(problem=problem)
 
-    unwritten = _unwritten(case)
-    rows = np.flatnonzero(~unwritten)
+    undefined = case.undefined
+    if actual[undefined].any():
+        return verdict(problem=f"the port gave other values than 0 for rows {case.undefined_reason}")
+    rows = np.flatnonzero(~undefined)
     expected, actual = _flushed(expected[rows]), _flushed(actual[rows])
     different = ~same_bits(expected, actual)
     first = ""
@@ -71,26 +78,13 @@ def judge(case: Case, expected: NDArray | Exception, actual: NDArray | Exception
         with np.errstate(invalid="ignore"):
             distance = np.abs(expected[different].astype(np.float64) - actual[different].astype(np.float64))
         largest = float(np.nan_to_num(distance, nan=np.inf).max())
-    return Verdict(
-        case.name,
-        case.category,
+    return verdict(
         values=expected.size,
         differing=int(different.sum()),
         largest_difference=largest,
-        left_out={UNWRITTEN: int(unwritten.sum())} if unwritten.any() else {},
+        left_out={case.undefined_reason: int(undefined.sum())} if undefined.any() else {},
         first=first,
     )
-
-
-def _unwritten(case: Case) -> NDArray:
-    """Return (K,) bool: the rows that MindSpore never writes.
-
-    The adapter has this rule too. It is stated again here, or a fault in it would leave out the rows that show it.
-    """
-    x1, x2 = np.abs(case.rois[:, [1, 3]].astype(case.dtype)).T
-    threshold = case.dtype.type(0.001)
-    unwritten: NDArray = (x1 < threshold) & (x2 < threshold)
-    return unwritten
 
 
 def _flushed(values: NDArray) -> NDArray:
@@ -104,28 +98,26 @@ def _flushed(values: NDArray) -> NDArray:
     return np.where(np.abs(values) < np.finfo(np.float32).tiny, np.float32(0), values)
 
 
-def _judge_errors(raises: type[Exception] | None, expected: Any, actual: Any) -> str:
+def _judge_errors(case: Case, expected: Any, actual: Any) -> str:
     """Return what is wrong where an error was wanted, or came."""
-    for who, result in (("MindSpore", expected), ("the adapter", actual)):
+    for who, result in ((case.original, expected), ("the port", actual)):
         got = f"raised {type(result).__name__}: {result}" if isinstance(result, Exception) else "raised nothing"
-        if raises is None and isinstance(result, Exception):
+        if case.raises is None and isinstance(result, Exception):
             return f"{who} {got}"
-        if raises is not None and type(result) is not raises:
-            return f"{who} should raise {raises.__name__}, but {got}"
+        if case.raises is not None and type(result) is not case.raises:
+            return f"{who} should raise {case.raises.__name__}, but {got}"
     return ""
 
 
-def reproduction(case: Case, *, with_mindspore: bool) -> str:
-    """Return a few lines of Python that run a case again and show the two results."""
-    oracle = "mindspore" if with_mindspore else "reference"
-    names = ("pooled_height", "pooled_width", "spatial_scale", "sample_num", "roi_end_mode")
-    arguments = ", ".join(f"{name}={value!r}" for name, value in zip(names, case.arguments, strict=True))
+def reproduction(case: Case, original: str, port: str) -> str:
+    """Return a few lines of Python that run a case again on two operators of ``operators.py``."""
+    arguments = ", ".join(f"{name}={value!r}" for name, value in case.arguments.items())
     return (
         "from ms2torch_roi.parity import cases, edges, operators, verdicts\n"
         f"case = {case.source}\n"
-        f"# ROIAlign({arguments})\n"
+        f"# {case.operator}({arguments})\n"
         f"# features {case.features.dtype} {case.features.shape}, rois {case.rois.dtype} {case.rois.shape}\n"
-        f"expected = operators.outcome(operators.{oracle}, case)\n"
-        "actual = operators.outcome(operators.adapter, case)\n"
+        f"expected = operators.outcome(operators.{original}, case)\n"
+        f"actual = operators.outcome(operators.{port}, case)\n"
         "print(verdicts.judge(case, expected, actual))"
     )

@@ -20,7 +20,7 @@ def mindspore_results():
     return [(case, operators.outcome(operators.mindspore, case)) for case in every]
 
 
-def failed_categories(mindspore_results, adapter=operators.adapter):
+def failed_categories(mindspore_results, adapter=operators.port):
     judged = [verdicts.judge(case, expected, operators.outcome(adapter, case)) for case, expected in mindspore_results]
     return {verdict.category for verdict in judged if not verdict.passed}
 
@@ -46,7 +46,7 @@ def _on_torchvision(aligned, extra):
 
 def _in_float32(case):
     features, rois = case.features.astype(np.float32), case.rois.astype(np.float32)
-    return operators.adapter(dataclasses.replace(case, features=features, rois=rois)).astype(case.features.dtype)
+    return operators.port(dataclasses.replace(case, features=features, rois=rois)).astype(case.features.dtype)
 
 
 PORTS = {

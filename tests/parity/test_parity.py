@@ -14,7 +14,7 @@ pytestmark = pytest.mark.mindspore
 
 def assert_parity(case):
     verdict = verdicts.judge(
-        case, operators.outcome(operators.mindspore, case), operators.outcome(operators.adapter, case)
+        case, operators.outcome(operators.mindspore, case), operators.outcome(operators.port, case)
     )
     assert verdict.passed, f"{verdict}\n{verdicts.reproduction(case, with_mindspore=True)}"
 
@@ -49,7 +49,7 @@ def arbitrary_cases(draw):
     boxes = draw(hnp.arrays(dtype, (count, 4), elements=near | wild))
     index = draw(hnp.arrays(dtype, (count, 1), elements=st.floats(0, images - 1, width=16)))
     features = draw(hnp.arrays(dtype, shape, elements=st.floats(-8, 8, width=16) | st.sampled_from((np.inf, np.nan))))
-    return cases.Case(
+    return cases.MindSporeCase(
         name="arbitrary",
         category="arbitrary",
         source="...",

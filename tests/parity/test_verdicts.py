@@ -53,7 +53,7 @@ def test_rows_never_written_are_left_out_and_counted():
     garbage[:3] = 99
     verdict = verdicts.judge(case, garbage, result)
     assert verdict.passed
-    assert verdict.left_out == {verdicts.UNWRITTEN: 3}
+    assert verdict.left_out == {case.undefined_reason: 3}
     assert verdict.values == result[3:].size
     garbage[3] = 99
     assert not verdicts.judge(case, garbage, result).passed
@@ -67,7 +67,7 @@ def test_another_shape_or_dtype_is_a_difference(actual):
 
 
 def test_an_error_where_none_was_wanted_is_a_failure():
-    assert verdicts.judge(CASE, RESULT, TypeError("no")).problem == "the adapter raised TypeError: no"
+    assert verdicts.judge(CASE, RESULT, TypeError("no")).problem == "the port raised TypeError: no"
     assert verdicts.judge(CASE, TypeError("no"), TypeError("no")).problem == "MindSpore raised TypeError: no"
 
 
@@ -75,7 +75,7 @@ def test_an_error_that_was_wanted_must_come_from_both_and_be_of_the_type():
     case = edges.edge_case("index -1 of 2 images, float32")
     error = RuntimeError("index")
     assert verdicts.judge(case, error, error).passed
-    assert "the adapter should raise RuntimeError, but raised nothing" in verdicts.judge(case, error, RESULT).problem
+    assert "the port should raise RuntimeError, but raised nothing" in verdicts.judge(case, error, RESULT).problem
     assert "but raised IndexError: 9" in verdicts.judge(case, error, IndexError(9)).problem
     assert "MindSpore should raise" in verdicts.judge(case, RESULT, error).problem
 
@@ -87,7 +87,7 @@ def test_the_documented_example_is_held_to_what_its_page_prints():
 
 
 def test_reproductions_run_and_find_the_difference_again(capsys, monkeypatch):
-    monkeypatch.setattr(operators, "adapter", lambda case: operators.reference(case) + np.float32(1))
+    monkeypatch.setattr(operators, "port", lambda case: operators.reference(case) + np.float32(1))
     for case in (CASE, cases.random_case(3, 5), cases.documented_cases()[1]):
         exec(verdicts.reproduction(case, with_mindspore=False), {})
         printed = capsys.readouterr().out
