@@ -25,9 +25,9 @@ NDArray = npt.NDArray[Any]
 MAX_ADAPTIVE_SAMPLES = 2**21
 
 
-# K boxes in feature cells, and the sizes they are sampled with: (K, 5) rows of ``(index, start_x, start_y, end_x, end_y)``,
-# the index a whole number, and (K, 2) widths and heights, ``end - start`` or larger where a rule enlarges small boxes.
-# A plain pair, because MindSpore's compiler takes those and no class of ours.
+# K boxes in feature cells, and the sizes they are sampled with: (K, 5) rows of
+# ``(index, start_x, start_y, end_x, end_y)`` whose index is a whole number, and (K, 2) widths and heights,
+# ``end - start`` or more where a rule enlarges small boxes. A plain pair, which MindSpore's compiler takes too.
 FeatureBoxes = tuple[Array, Array]
 
 

@@ -211,13 +211,14 @@ def _pool(
     scale = _scale_of_mode_1(dtype.name, height, width)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.torchvision_boxes(np, pixels, spatial_scale, aligned)
-        calls, sampled = _boxes.mindspore_calls(feature_boxes, aligned, *pooled, sampling_ratio, scale)
-    # Where a sample is outside the image, torchvision adds 0 * the first pixel: NaN, unless that pixel is finite.
-    if not (
-        _boxes.rounds_alike(dtype, height, width, *pooled, sampling_ratio)
-        and np.isfinite(input.asnumpy()[:, :, 0, 0]).all()
-    ):
-        calls, sampled = [], np.arange(count)
+        # Where a sample is outside the image, torchvision adds 0 * the first pixel: NaN, unless that pixel is finite.
+        if (
+            _boxes.rounds_alike(dtype, height, width, *pooled, sampling_ratio)
+            and np.isfinite(input.asnumpy()[:, :, 0, 0]).all()
+        ):
+            calls, sampled = _boxes.mindspore_calls(feature_boxes, aligned, *pooled, sampling_ratio, scale)
+        else:
+            calls, sampled = [], np.flatnonzero(_boxes.is_finite(np, *feature_boxes))
 
     parts: list[tuple[NDArray | None, ms.Tensor]] = []
     for call in calls:

@@ -88,8 +88,8 @@ def tv_roi_align(
         aligned: True to move boxes by half a cell; False not to, and to enlarge boxes to one cell.
 
     Returns:
-        (K, C, height, width). Samples of boxes that are not finite, where torchvision's kernel crashes or is
-        undefined, contribute 0.
+        (K, C, height, width). Boxes that are not finite, on which torchvision's kernel crashes or is undefined, pool
+        to 0.
 
     Raises:
         TypeError: another kind of array or dtype.
@@ -120,9 +120,9 @@ def tv_roi_align(
     output = np.zeros((rois.shape[0], input.shape[1], *pooled), dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.torchvision_boxes(np, rois, spatial_scale, aligned)
-        every = np.arange(len(rois))
+        finite = np.flatnonzero(_boxes.is_finite(np, *feature_boxes))
         for rows, values in sampling.pool_as_torchvision(
-            input, feature_boxes, every, pooled, sampling_ratio, sampling.NUMPY
+            input, feature_boxes, finite, pooled, sampling_ratio, sampling.NUMPY
         ):
             output[rows] = values
     return output

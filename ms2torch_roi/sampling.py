@@ -153,7 +153,7 @@ def _pool(
             for j in range(x.low.shape[2]):
                 total = total + _sample(table, width, x, y, j, i, ops)
         if outside_adds_0:
-            outside = y.outside[:, :, None] | x.outside[:, None, :]
+            outside = (y.outside[:, :, None] | x.outside[:, None, :]) & (grid[part] > 0).all(1)[:, None, None]
             total = total + ops.where(ops.lift(outside.ravel()), 0 * table[:, :1], 0)
         total = total.reshape(channels, part.size, *pooled) / ops.lift(count[part, None, None])
         yield part, total.swapaxes(0, 1)

@@ -231,7 +231,7 @@ def _inputs(kind: Kind) -> Iterator[_Edge]:
     for name, features in layouts.items():
         yield _Edge("inputs", name, SOME_BOXES, features=features)
     # torchvision adds 0 times the first pixel for every sample outside; MindSpore adds nothing.
-    boxes = (*SOME_BOXES, (-9, -9, 9, 9), (40, 40, 50, 50))
+    boxes = (*SOME_BOXES, (-9, -9, 9, 9), (40, 40, 50, 50), (40, 40, 40, 50))
     for value in (NAN, INF, -INF):
         for cell in ((0, 0), (4, 5)):
             name = f"{value} in cell {cell} of the features"

@@ -42,8 +42,8 @@ def port(case: Case) -> NDArray:
         return result
     ms = import_mindspore()
     cell = ms2torch_roi.RoIAlign(**case.arguments)
-    result = cell(ms.Tensor(case.features), ms.Tensor(case.rois)).asnumpy()
-    return result
+    output: NDArray = cell(ms.Tensor(case.features), ms.Tensor(case.rois)).asnumpy()
+    return output
 
 
 def reference(case: Case) -> NDArray:

@@ -1,4 +1,4 @@
-"""Both real frameworks: the adapter has MindSpore's bits, on every edge and on whatever hypothesis thinks of."""
+"""Both real frameworks: each port has the bits of the original, on every edge and on whatever hypothesis thinks of."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ms2torch_roi.parity import cases, operators, verdicts
+from ms2torch_roi.parity import cases, edges, operators, verdicts
 
 pytestmark = pytest.mark.mindspore
 
 
-def assert_parity(case):
-    verdict = verdicts.judge(
-        case, operators.outcome(operators.mindspore, case), operators.outcome(operators.port, case)
-    )
-    assert verdict.passed, f"{verdict}\n{verdicts.reproduction(case, with_mindspore=True)}"
+def assert_parity(case, port=operators.port):
+    verdict = verdicts.judge(case, operators.outcome(operators.original, case), operators.outcome(port, case))
+    assert verdict.passed, f"{verdict}\n{verdicts.reproduction(case, 'original', port.__name__)}"
 
 
 @pytest.mark.parametrize("case", EDGE_CASES, ids=lambda case: case.name)
@@ -24,14 +22,54 @@ def test_edge(case):
     assert_parity(case)
 
 
+@pytest.mark.parametrize(
+    "case", [*cases.documented_cases(), *(case for case in EDGE_CASES if not case.raises)], ids=lambda case: case.name
+)
+def test_round_trip(case):
+    assert_parity(case, operators.round_trip)
+
+
+RANDOM = {"to-torch": cases.random_case, "to-mindspore": cases.random_torchvision_case}
+
+
+@pytest.mark.parametrize("direction", RANDOM)
 @settings(max_examples=150)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_random_cases(seed):
-    assert_parity(cases.random_case(seed, 0))
+def test_random_cases(direction, seed):
+    assert_parity(RANDOM[direction](seed, 0))
+
+
+@pytest.mark.parametrize("direction", RANDOM)
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_round_trip_of_random_cases(direction, seed):
+    assert_parity(RANDOM[direction](seed, 0), operators.round_trip)
+
+
+def test_a_round_trip_goes_through_the_other_framework_and_back(monkeypatch):
+    """It calls the port back as often as the port calls the other framework, and never that framework itself."""
+    import torch
+    from torchvision.ops import roi_align
+
+    import ms2torch_roi.mindspore
+    import ms2torch_roi.torch
+
+    case = edges.edge_case("boxes of several cells, mode 1, float32")
+    called = []
+    back = ms2torch_roi.mindspore.roi_align
+    monkeypatch.setattr(ms2torch_roi.mindspore, "roi_align", lambda *args: called.append(args[1:]) or back(*args))
+    monkeypatch.setattr(ms2torch_roi.torch, "roi_align", lambda *args: pytest.fail("torchvision was called"))
+    operators.round_trip(case)
+    handed_over = []
+    monkeypatch.setattr(ms2torch_roi.torch, "roi_align", lambda *args: handed_over.append(args[1:]) or roi_align(*args))
+    operators.port(case)
+    assert len(called) == len(handed_over) == 1
+    assert torch.equal(torch.from_numpy(called[0][0].asnumpy()), handed_over[0][0])
+    assert called[0][1:] == handed_over[0][1:]
 
 
 @st.composite
-def arbitrary_cases(draw):
+def arbitrary_cases(draw, direction):
     """Any rois that the dtype can hold, on features around the origin: less likely than the random cases, but freer."""
     dtype = draw(st.sampled_from((np.float16, np.float32)))
     width = np.dtype(dtype).itemsize * 8
@@ -48,25 +86,29 @@ def arbitrary_cases(draw):
     count = draw(st.integers(0, 8))
     boxes = draw(hnp.arrays(dtype, (count, 4), elements=near | wild))
     index = draw(hnp.arrays(dtype, (count, 1), elements=st.floats(0, images - 1, width=16)))
+    if direction == "to-mindspore" and sample_num <= 0:  # torchvision refuses what is inverted along one axis
+        boxes = np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
     features = draw(hnp.arrays(dtype, shape, elements=st.floats(-8, 8, width=16) | st.sampled_from((np.inf, np.nan))))
-    return cases.MindSporeCase(
-        name="arbitrary",
-        category="arbitrary",
-        source="...",
-        features=features,
-        rois=np.concatenate((index, boxes), axis=1),
-        pooled_height=draw(st.integers(1, 4)),
-        pooled_width=draw(st.integers(1, 4)),
-        spatial_scale=draw(st.floats(0.01, 1) | st.sampled_from((1.0, 0.5, 0.0625, -1.0))),
-        sample_num=sample_num,
-        roi_end_mode=draw(st.integers(0, 1)),
+    pooled = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    scale = draw(st.floats(0.01, 1) | st.sampled_from((1.0, 0.5, 0.0625, -1.0)))
+    mode = draw(st.integers(0, 1))
+    rois = np.concatenate((index, boxes), axis=1)
+    common = {"name": "arbitrary", "category": "arbitrary", "source": "...", "features": features, "rois": rois}
+    if direction == "to-torch":
+        pooled_arguments = {"pooled_height": pooled[0], "pooled_width": pooled[1]}
+        return cases.MindSporeCase(
+            **common, **pooled_arguments, spatial_scale=scale, sample_num=sample_num, roi_end_mode=mode
+        )
+    return cases.TorchvisionCase(
+        **common, output_size=pooled, spatial_scale=scale, sampling_ratio=sample_num, aligned=mode == 1
     )
 
 
+@pytest.mark.parametrize("direction", RANDOM)
 @settings(max_examples=400)
-@given(case=arbitrary_cases())
-def test_arbitrary_cases(case):
-    assert_parity(case)
+@given(data=st.data())
+def test_arbitrary_cases(direction, data):
+    assert_parity(data.draw(arbitrary_cases(direction)))
 
 
 def test_colliding_configurations_in_one_process():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from ms2torch_roi import boxes
 from ms2torch_roi.parity import cases, edges, operators, report, verdicts
 
 CASE = edges.edge_case("boxes of several cells, mode 1, float32")
@@ -59,6 +60,19 @@ def test_rows_never_written_are_left_out_and_counted():
     assert not verdicts.judge(case, garbage, result).passed
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["zero-padded rois, sample_num 2, mode 1, float32", "torchvision: x1 not finite, sample_num 2, aligned, float32"],
+)
+def test_rows_left_out_must_be_0_in_the_port(name):
+    case = edges.edge_case(name)
+    result = operators.reference(case)
+    assert verdicts.judge(case, result, result).passed
+    actual = result.copy()
+    actual[case.undefined.argmax(), 0, 0, 0] = 1
+    assert "the port gave other values than 0 for rows" in verdicts.judge(case, result, actual).problem
+
+
 @pytest.mark.parametrize("actual", [RESULT[:1], RESULT.astype(np.float64)])
 def test_another_shape_or_dtype_is_a_difference(actual):
     verdict = verdicts.judge(CASE, RESULT, actual)
@@ -87,17 +101,21 @@ def test_the_documented_example_is_held_to_what_its_page_prints():
 
 
 def test_reproductions_run_and_find_the_difference_again(capsys, monkeypatch):
-    monkeypatch.setattr(operators, "port", lambda case: operators.reference(case) + np.float32(1))
-    for case in (CASE, cases.random_case(3, 5), cases.documented_cases()[1]):
-        exec(verdicts.reproduction(case, with_mindspore=False), {})
+    def port(case):
+        return operators.reference(case) + case.dtype.type(1) * ~case.undefined[:, None, None, None]
+
+    monkeypatch.setattr(operators, "port", port)
+    for case in (CASE, cases.random_case(3, 5), cases.random_torchvision_case(3, 5), cases.documented_cases()[1]):
+        exec(verdicts.reproduction(case, "reference", "port"), {})
         printed = capsys.readouterr().out
         assert f"case={case.name!r}" in printed
-        assert "largest_difference=1.0" in printed
+        assert "problem=''" in printed
+        assert "differing=0" not in printed
 
 
 def test_every_edge_is_named_once_and_found_by_its_source():
     every = list(edges.edge_cases())
-    assert len({case.name for case in every}) == len(every) >= 40
+    assert len({case.name for case in every}) == len(every) >= 600
     for case in every:
         assert case.source == f"edges.edge_case({case.name!r})"
         assert np.array_equal(edges.edge_case(case.name).rois, case.rois, equal_nan=True)
@@ -113,3 +131,14 @@ def test_random_cases_depend_on_their_seed_and_number_alone():
 def test_random_cases_cover_every_category():
     categories = {cases.random_case(0, number).category for number in range(200)}
     assert len(categories) == 12
+    categories = {cases.random_torchvision_case(0, number).category for number in range(200)}
+    assert len(categories) == 8
+
+
+def test_undefined_rows_of_torchvision_cases_are_those_that_the_port_does_not_hand_over():
+    for number in range(100):
+        case = cases.random_torchvision_case(1, number)
+        with np.errstate(all="ignore"):
+            feature_boxes = boxes.torchvision_boxes(np, case.rois, case.spatial_scale, case.aligned)
+            finite = boxes.is_finite(np, *feature_boxes)
+        np.testing.assert_array_equal(case.undefined, ~finite)
