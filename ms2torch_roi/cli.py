@@ -143,7 +143,11 @@ def _check(
                     verdict = dataclasses.replace(verdict, reproduction=again)
                 run.verdicts.append(verdict)
             if case.printed is not None and not failed:
-                console.print(f"{case.name} ({case.direction}), from both, as its page prints it:", highlight=False)
+                console.print(
+                    f"{case.name} ({case.direction}), from both, as its page prints it:",
+                    highlight=False,
+                    soft_wrap=True,
+                )
                 console.print(str(expected), markup=False, highlight=False)
             if not console.is_terminal and (number + 1) % 100 == 0:
                 print(f"{number + 1} of {total} cases, {failed} comparisons failed", flush=True)

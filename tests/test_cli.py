@@ -15,14 +15,26 @@ RUN = "import sys\nfrom ms2torch_roi.cli import main\nsys.exit(main(sys.argv[1:]
 NAIVE = """
 import torch, torchvision, ms2torch_roi.torch
 class Naive(torch.nn.Module):
-    def __init__(self, *arguments):
+    def __init__(self, **arguments):
         super().__init__()
-        self.arguments = arguments
+        self.arguments = arguments.values()
     def forward(self, features, rois):
         ph, pw, scale, sample_num, mode = self.arguments
         finite = torch.nan_to_num(rois.float(), 0, 0, 0).clamp(-300, 300).to(features.dtype)
         return torchvision.ops.roi_align(features, finite, (ph, pw), 0.5, sample_num, bool(mode))
 ms2torch_roi.torch.ROIAlign = Naive
+"""
+# The mapping of the one existing port in the other direction: roi_end_mode for "aligned".
+NAIVE_BACK = """
+import mindspore, ms2torch_roi.mindspore
+class Naive(mindspore.nn.Cell):
+    def __init__(self, output_size, spatial_scale, sampling_ratio, aligned=False):
+        super().__init__()
+        self.pool = mindspore.ops.ROIAlign(*output_size, spatial_scale, max(sampling_ratio, 1), int(aligned))
+        self.pool.add_prim_attr("naive", repr((output_size, spatial_scale, sampling_ratio, aligned)))
+    def construct(self, input, boxes):
+        return self.pool(input, boxes)
+ms2torch_roi.mindspore.RoIAlign = Naive
 """
 
 
@@ -37,11 +49,16 @@ def test_check_runs_both_frameworks_and_finds_them_identical(tmp_path):
     assert result.returncode == 0, result.stderr
     first, *rest = result.stdout.splitlines()
     assert first.startswith("MindSpore 2.")
-    assert "(CPU) against ms2torch_roi" in first
     assert " torchvision 0." in first
-    assert "documented example, mode 0, from both, as its page prints it:" in rest
-    assert "   [3.0333333 3.3666668 3.7      ]]]]" in rest
-    assert "rows never written by MindSpore" in rest[-2]
+    assert f"all on CPU, against ms2torch_roi {ms2torch_roi.__version__}" in first
+    assert "documented example, mode 0 (to-torch), from both, as its page prints it:" in rest
+    assert "documented example, not aligned (to-mindspore), from both, as its page prints it:" in rest
+    assert rest.count("   [3.0333333 3.3666668 3.7      ]]]]") == 2
+    assert "rows never written by MindSpore" in rest[-3]
+    assert "rows that are not finite, on which torchvision crashes" in rest[-2]
+    assert all(len(line) <= 80 for line in rest if not line.startswith("Not compared"))
+    for line in ("to-torch ", "to-mindspore ", "round trip: edge ", "round trip: random "):
+        assert any(row.startswith(line) for row in rest), line
     assert rest[-1].startswith("IDENTICAL: ")
     assert "values compared, 0 differ" in rest[-1]
 
@@ -49,9 +66,11 @@ def test_check_runs_both_frameworks_and_finds_them_identical(tmp_path):
     assert facts["verdict"] == "identical"
     assert facts["devices"] == {"torch": "CPU", "mindspore": "CPU"}
     assert set(facts["versions"]) == {"ms2torch_roi", "torch", "torchvision", "numpy", "mindspore"}
-    assert [case["case"] for case in facts["cases"][:2]] == ["documented example, mode 0", "documented example, mode 1"]
-    assert facts["cases"][-1]["case"] == "random case 29 of seed 5"
-    assert facts["total"]["cases"] == len(facts["cases"]) == sum(c["cases"] for c in facts["categories"].values())
+    assert [case["case"] for case in facts["cases"][:2]] == ["documented example, mode 0"] * 2
+    assert [case["category"] for case in facts["cases"][:2]] == ["documented example", "round trip: documented example"]
+    assert facts["cases"][-1]["case"] == "random torchvision case 29 of seed 5"
+    assert {case["direction"] for case in facts["cases"]} == {"to-torch", "to-mindspore"}
+    assert facts["total"]["cases"] == len(facts["cases"]) == sum(c["cases"] for c in facts["categories"])
     assert facts["total"]["values"] == sum(case["values"] for case in facts["cases"])
     assert f"{facts['total']['values']:,} values compared" in rest[-1]
     assert all(case["passed"] for case in facts["cases"])
@@ -63,7 +82,7 @@ def test_check_fails_with_the_naive_mapping_and_says_how_to_see_it_again(tmp_pat
     assert result.returncode == 1, result.stderr
     last = result.stdout.splitlines()[-1]
     assert last.startswith("DIFFERENT: ")
-    assert "FAILED documented example, mode 1 (documented example)" in result.stdout
+    assert "FAILED documented example, mode 1 (to-torch, documented example)" in result.stdout
     assert "values differ, by" in result.stdout
     assert "bin (0, 0): expected" in result.stdout
 
@@ -78,6 +97,30 @@ def test_check_fails_with_the_naive_mapping_and_says_how_to_see_it_again(tmp_pat
     assert reproduction in result.stdout
     assert "differing=9" in run_python(NAIVE + reproduction).stdout
     assert "differing=0" in run_python(reproduction).stdout
+
+
+@pytest.mark.mindspore
+def test_check_fails_with_the_naive_mapping_back(tmp_path):
+    arguments = ("check", "--cases", "10", "--direction", "to-mindspore", "--json", str(tmp_path / "facts.json"))
+    result = run_python(NAIVE_BACK + RUN, *arguments)
+    assert result.returncode == 1, result.stderr
+    assert "FAILED documented example, aligned (to-mindspore, documented example)" in result.stdout
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert {case["direction"] for case in facts["cases"]} == {"to-mindspore"}
+    failed = [case for case in facts["cases"] if not case["passed"]]
+    assert len(failed) > 100
+    reproduction = failed[0]["reproduction"]
+    assert reproduction in result.stdout
+    assert "differing=9" in run_python(NAIVE_BACK + reproduction).stdout
+    assert "differing=0" in run_python(reproduction).stdout
+
+
+@pytest.mark.mindspore
+def test_check_of_one_direction(tmp_path):
+    arguments = ("check", "--cases", "5", "--direction", "to-torch", "--json", str(tmp_path / "facts.json"))
+    assert run_command(*arguments).returncode == 0
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert {case["direction"] for case in facts["cases"]} == {"to-torch"}
 
 
 def test_check_without_mindspore_says_so_and_does_not_import_it():
@@ -119,6 +162,8 @@ def test_check_that_cannot_run_says_why_in_one_line(package, message):
         (["check", "--cases", "-1"], "argument --cases: '-1' is not a whole number of 0 or more"),
         (["check", "--seed", "1.5"], "argument --seed: '1.5' is not a whole number of 0 or more"),
         (["check", "--colour"], "unrecognized arguments: --colour"),
+        (["check", "--direction", "up"], "argument --direction: invalid choice: 'up'"),
+        (["check", "--direction", "to-mindspore", "--without-mindspore"], "--direction to-mindspore needs MindSpore"),
         (["prove"], "invalid choice: 'prove'"),
         ([], "the following arguments are required: COMMAND"),
     ],

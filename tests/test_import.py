@@ -40,6 +40,24 @@ def test_missing_framework_names_the_extra(package):
     assert "pip install 'ms2torch-roi[torch]'" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["RoIAlign", "roi_align"])
+def test_missing_mindspore_names_the_extra_of_the_way_back(name):
+    result = run_python(without("mindspore") + f"from ms2torch_roi import {name}")
+    assert result.returncode == 1
+    assert f"ImportError: ms2torch_roi.{name} runs on mindspore, but mindspore is not installed" in result.stderr
+    assert "pip install 'ms2torch-roi[mindspore]'" in result.stderr
+
+
+@pytest.mark.mindspore
+def test_the_way_back_does_not_need_torch():
+    code = (
+        "import mindspore, numpy\nfrom ms2torch_roi import roi_align\n"
+        "features, boxes = numpy.ones((1, 1, 9, 9), 'f4'), numpy.array([[0, 1, 1, 5, 4]], 'f4')\n"
+        "print(roi_align(mindspore.Tensor(features), mindspore.Tensor(boxes), 2).shape)"
+    )
+    assert run_python(without("torch") + code).stdout.strip() == "(1, 1, 2, 2)"
+
+
 def test_missing_mindspore_names_the_extra():
     result = run_python(
         without("mindspore") + "from ms2torch_roi.parity import operators\noperators.import_mindspore()"
@@ -65,7 +83,7 @@ def test_unknown_name_is_an_attribute_error():
 
 
 def test_public_names_are_listed():
-    assert {"ROIAlign", "reference"} <= set(dir(ms2torch_roi))
+    assert {"ROIAlign", "RoIAlign", "roi_align", "reference"} <= set(dir(ms2torch_roi))
 
 
 def test_package_is_typed():

@@ -94,7 +94,7 @@ def print_run(run: Run, console: Console) -> None:
     at most; and the rows left out.
     """
     for direction in dict.fromkeys(verdict.direction for verdict in run.verdicts):
-        table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+        table = Table(box=box.SIMPLE, show_edge=False, padding=0, header_style="bold")
         table.add_column(direction, no_wrap=True)
         for column in ("failed", "values", "differ", "largest", "left out"):
             table.add_column(column, justify="right")
@@ -109,8 +109,10 @@ def print_run(run: Run, console: Console) -> None:
                     f"{sum(total.left_out.values()):,}",
                     style="red" if total.failed else None,
                 )
+        console.print()
         console.print(table)
 
+    console.print()
     failures = [verdict for verdict in run.verdicts if not verdict.passed]
     for verdict in failures[:SHOWN_FAILURES]:
         _print(console, f"\nFAILED {verdict.case} ({verdict.direction}, {verdict.category})", style="bold red")
