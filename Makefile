@@ -21,6 +21,7 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/way_back.py
 
 # torch and torchvision are resolved together, so that torchvision's own pin chooses torch.
 .venv/.installed: pyproject.toml

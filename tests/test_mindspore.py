@@ -447,3 +447,17 @@ def test_mode_1_encodes_nearly_every_aligned_float16_box():
     corners, _ = boxes.torchvision_boxes(np, rois, 0.25, True)
     lost = ~boxes.mindspore_has_mode_1(np, corners, boxes.mindspore_scale("float16", 50, 76))
     assert 0 < lost.mean() < 0.01
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+def test_mode_1_loses_no_box_of_an_fpn(stride, dtype):
+    """Boxes of a size for their level, clipped to an image of 1333 x 800 pixels."""
+    rng = np.random.default_rng(7)
+    size = rng.uniform(0.5, 2, (20_000, 1)) * stride * 14 * np.exp(rng.uniform(-0.7, 0.7, (20_000, 1)) * (1, -1))
+    centre = rng.uniform(0, 1, (20_000, 2)) * (1333, 800)
+    corners = np.clip(np.concatenate((centre - size / 2, centre + size / 2), axis=1), 0, (1333, 800, 1333, 800))
+    rois = np.concatenate((np.zeros((20_000, 1)), corners), axis=1).astype(dtype)
+    cells, _ = boxes.torchvision_boxes(np, rois, 1 / stride, True)
+    height, width = -(-800 // stride), -(-1333 // stride)
+    assert boxes.mindspore_has_mode_1(np, cells, boxes.mindspore_scale(dtype, height, width)).all()
