@@ -246,7 +246,9 @@ def mindspore_calls(
     widest = (
         sampling_ratio if sampling_ratio > 0 else math.isqrt(MAX_ADAPTIVE_SAMPLES // (pooled_height * pooled_width))
     )
-    square = todo & (grid[:, 0] == grid[:, 1]) & (grid[:, 0] <= widest)
+    # Without finite rois of mode 1 there would be no gradient.
+    has_gradient = np.isfinite(mindspore_rois_of_mode_1(np, boxes, size, scale)[:, 1:]).all(1)
+    square = todo & has_gradient & (grid[:, 0] == grid[:, 1]) & (grid[:, 0] <= widest)
     calls: list[MindSporeCall] = []
     for mode, has_mode in encodings:
         for samples in np.unique(grid[square & has_mode, 0]):
@@ -278,11 +280,12 @@ def mindspore_scale(dtype: str, height: int, width: int) -> float:
 def mindspore_rois_of_mode_1(xp: Any, boxes: Array, size: Array, scale: float) -> Array:
     """Encode feature boxes as rois that mode 1 takes back to them: ``x1 * scale`` and ``(x2 + 1) * scale``.
 
-    No such row is taken for one that MindSpore never writes, ``x2`` being -1 or far from 0.
+    Where both are so near to 0 that MindSpore would not write the row, the end is moved by a few of its last digits.
     """
     start = boxes[:, 1:3] / scale
     end = _enlarged_end(xp, boxes, size, size) / scale
     end = xp.where(end + 1 == end, end, end - 1)
+    end = xp.where((xp.abs(start) < 0.0015) & (xp.abs(end) < 0.0015), 2.0**-9, end)
     return xp.concatenate((boxes[:, :1], start, end), 1)
 
 

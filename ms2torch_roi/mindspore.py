@@ -81,10 +81,11 @@ def roi_align(
     is torchvision's, up to the order of summation; ``boxes`` get none (zeros).
 
     In graph mode and inside ``mindspore.jit`` the values of the boxes cannot choose what is called. A fixed grid then
-    takes one call (two for float16 with ``aligned``), with the same bits but for three kinds of rows: float16 boxes
-    below one cell whose end loses its last bit (one in ten thousand at most), coordinates of 2**75 cells and more, and
-    samples outside where the first pixel of the image is not finite, which add 0 instead of NaN. Adaptive grids are
-    refused.
+    takes one call (two for float16 with ``aligned``), with the same bits but for three kinds of rows: aligned float16
+    boxes below one cell whose end loses its last digits (one value in ten thousand at most), aligned boxes with
+    coordinates of 2**75 cells and more, and samples outside where the first pixel of the image is not finite, which
+    add 0 instead of NaN. float16 features of more than 2048 cells have the border of MindSpore, and float16 boxes of 64
+    times the features get no gradient. Adaptive grids are refused.
 
     Args:
         input: (N, C, H, W) features, float16 or float32.
@@ -134,6 +135,9 @@ class _Namespace:
 
     def where(self, condition: ms.Tensor, value: Any, other: Any) -> ms.Tensor:
         return ops.where(condition, value, other)
+
+    def abs(self, value: ms.Tensor) -> ms.Tensor:
+        return ops.abs(value)
 
     def trunc(self, value: ms.Tensor) -> ms.Tensor:
         return ops.trunc(value)
@@ -329,7 +333,6 @@ class _Sampler(nn.Cell):  # type: ignore[misc]
 
     def __init__(self, feature_boxes: _boxes.FeatureBoxes, rows: NDArray, pooled: Pooled, sampling_ratio: int) -> None:
         super().__init__()
-        self.rows = rows
         self.plan = (feature_boxes, rows, pooled, sampling_ratio)
 
     def construct(self, features: ms.Tensor) -> ms.Tensor:

@@ -461,3 +461,39 @@ def test_mode_1_loses_no_box_of_an_fpn(stride, dtype):
     cells, _ = boxes.torchvision_boxes(np, rois, 1 / stride, True)
     height, width = -(-800 // stride), -(-1333 // stride)
     assert boxes.mindspore_has_mode_1(np, cells, boxes.mindspore_scale(dtype, height, width)).all()
+
+
+@pytest.mark.parametrize("exponent", range(-12, 2))
+@pytest.mark.usefixtures("graph_mode")
+def test_no_row_goes_unwritten_in_graph_mode(ms, ours, exponent):
+    """From 0 to a power of two: one of them is the scale of mode 1, which takes it to x1 = x2 = 0."""
+    rois = np.array([[0, 0.5, 3, 0.5 + 2.0**exponent, 9]] * 40, np.float16)
+    features = (FEATURES + 5).astype(np.float16)
+    expected = in_torchvision(features, rois, 2, 1.0, 2, True)
+    output = ours.RoIAlign(2, 1.0, 2, aligned=True)(ms.Tensor(features), ms.Tensor(rois)).asnumpy()
+    np.testing.assert_allclose(output, expected, rtol=0, atol=2e-3 * np.abs(features).max())
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_graph_mode_has_the_border_of_mindspore_in_float16(ms, ours):
+    case = edges.edge_case("torchvision: a height that float16 rounds up, float16")
+    expected = operators.torchvision(case)
+    output = ours.RoIAlign(**case.arguments)(ms.Tensor(case.features), ms.Tensor(case.rois)).asnumpy()
+    different = (output != expected).reshape(len(case.rois), -1).any(1)
+    assert different.tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_float16_boxes_far_larger_than_the_features_have_a_gradient_in_pynative_mode_only(ms, ours, aligned):
+    features, rois = FEATURES.astype(np.float16), np.array([[0, -3e3, -3e3, 3e3, 3e3]], np.float16)
+    arguments, weights = (1, 1.0, 1, aligned), np.ones((1, 3, 1, 1), np.float16)
+    expected = gradient_in_torch(features, rois, arguments, weights)
+    assert expected.any()
+    actual, _ = gradients(ms, ours, features, rois, arguments, weights)
+    np.testing.assert_array_equal(actual, expected)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        actual, _ = gradients(ms, ours, features, rois, arguments, weights)
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+    assert not actual.any()

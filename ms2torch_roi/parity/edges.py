@@ -148,6 +148,9 @@ def _border(kind: Kind) -> Iterator[_Edge]:
         lossy = ((-0.36597, 1.67676, -0.49121, -0.49756), (0.45508, 1.51074, 0.82422, -0.49561))
         edge = _Edge("border", "small boxes whose ends need every bit", lossy, pooled=(1, 1), scale=1.0, sample_num=1)
         yield replace(edge, dtypes=(np.float16,))
+        # From 0 to a power of two, which some scale of mode 1 takes to 0: MindSpore would not write the row.
+        powers = [(0.5, 3, 0.5 + 2.0**exponent, 3.5 + 2.0**exponent) for exponent in range(-12, 2)]
+        yield from _in_both_modes(kind, replace(edge, name="boxes from 0 to a power of two", boxes=powers))
         return
     # Moved by half a cell and back, as torchvision's aligned=True does, these lose a bit, and with it a sample.
     flipping = ((7.958036, 3, 7.0139885, 2.5), (7.587897, 3, 7.137368, 2.5))
