@@ -144,7 +144,7 @@ def _check(
                 run.verdicts.append(verdict)
             if case.printed is not None and not failed:
                 console.print(
-                    f"{case.name} ({case.direction}), from both, as its page prints it:",
+                    f"{case.name} ({case.direction}), from both, as its page has it:",
                     highlight=False,
                     soft_wrap=True,
                 )

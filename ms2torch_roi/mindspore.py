@@ -345,5 +345,6 @@ class _Sampler(nn.Cell):  # type: ignore[misc]
         return ms.Tensor(output[rows])
 
     def bprop(self, features: ms.Tensor, output: ms.Tensor, gradient: ms.Tensor) -> tuple[ms.Tensor]:
-        of_features = sampling.gradient_as_torchvision(gradient.asnumpy(), features.shape, *self.plan)
+        with np.errstate(all="ignore"):
+            of_features = sampling.gradient_as_torchvision(gradient.asnumpy(), features.shape, *self.plan)
         return (ms.Tensor(of_features).astype(features.dtype),)

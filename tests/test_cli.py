@@ -51,8 +51,8 @@ def test_check_runs_both_frameworks_and_finds_them_identical(tmp_path):
     assert first.startswith("MindSpore 2.")
     assert " torchvision 0." in first
     assert f"all on CPU, against ms2torch_roi {ms2torch_roi.__version__}" in first
-    assert "documented example, mode 0 (to-torch), from both, as its page prints it:" in rest
-    assert "documented example, not aligned (to-mindspore), from both, as its page prints it:" in rest
+    assert "documented example, mode 0 (to-torch), from both, as its page has it:" in rest
+    assert "documented example, not aligned (to-mindspore), from both, as its page has it:" in rest
     assert rest.count("   [3.0333333 3.3666668 3.7      ]]]]") == 2
     assert "rows never written by MindSpore" in rest[-3]
     assert "rows that are not finite, on which torchvision crashes" in rest[-2]

@@ -208,9 +208,6 @@ MISTAKES_BACK = {
     "enlarged boxes as they are": (
         boxes, "mindspore_rois_of_mode_0", lambda _: lambda _, rois, __: rois, "edge: unwritten rows",
     ),
-    "boxes that are not finite handed over": (
-        boxes, "is_finite", lambda _: lambda _, rois, __: np.ones(len(rois), bool), "edge: not finite",
-    ),
     "MindSpore wherever lengths round otherwise": (boxes, "rounds_alike", lambda _: lambda *_: True, "edge: border"),
     "samples outside that add nothing": (
         sampling, "_pool", lambda pool: lambda *a, **_: pool(*a, outside_adds_0=False), "edge: inputs",
