@@ -229,7 +229,10 @@ def _pool(
         operator = _operator(pooled, call.sample_num, call.roi_end_mode, scale)
         parts.append((call.rows, operator(input, ms.Tensor(call.rois), ms.Tensor(call.gradient_rois))))
     if sampled.size:
-        parts.append((sampled, _Sampler(feature_boxes, sampled, pooled, sampling_ratio)(input)))
+        sampler = _Sampler(feature_boxes, sampled, pooled, sampling_ratio)
+        # With graph mode set, calling a cell would compile it, and no gradient is recorded outside of graphs.
+        in_graph_mode = ms.get_context("mode") == ms.GRAPH_MODE
+        parts.append((sampled, sampler.construct(input) if in_graph_mode else sampler(input)))
     if not parts or parts[0][0] is not None:
         parts.insert(0, (None, ops.zeros((count, channels, *pooled), input.dtype)))
     if len(parts) == 1:

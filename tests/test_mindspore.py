@@ -501,3 +501,10 @@ def test_float16_boxes_far_larger_than_the_features_have_a_gradient_in_pynative_
     finally:
         ms.set_context(mode=ms.PYNATIVE_MODE)
     assert not actual.any()
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_the_function_called_outside_a_graph_has_every_bit_in_graph_mode_too(ms, ours):
+    for sampling_ratio in (2, 0):  # adaptive grids of these boxes are square and oblong, the latter sampled in NumPy
+        output = ours.roi_align(ms.Tensor(FEATURES), ms.Tensor(BOXES), (3, 4), 0.5, sampling_ratio, True)
+        assert_same_bits(output.asnumpy(), in_torchvision(FEATURES, BOXES, (3, 4), 0.5, sampling_ratio, True))
