@@ -348,6 +348,22 @@ class _Sampler(nn.Cell):  # type: ignore[misc]
         return ms.Tensor(output[rows])
 
     def bprop(self, features: ms.Tensor, output: ms.Tensor, gradient: ms.Tensor) -> tuple[ms.Tensor]:
+        return (_SamplerGradient(self.plan, features)(gradient),)
+
+
+class _SamplerGradient(nn.Cell):  # type: ignore[misc]
+    """The gradient of ``_Sampler``: a cell, so as to refuse a second derivative rather than take it for 0."""
+
+    def __init__(self, plan: tuple[_boxes.FeatureBoxes, NDArray, Pooled, int], features: ms.Tensor) -> None:
+        super().__init__()
+        self.plan = plan
+        self.shape = features.shape
+        self.features_dtype = features.dtype
+
+    def construct(self, gradient: ms.Tensor) -> ms.Tensor:
         with np.errstate(all="ignore"):
-            of_features = sampling.gradient_as_torchvision(gradient.asnumpy(), features.shape, *self.plan)
-        return (ms.Tensor(of_features).astype(features.dtype),)
+            of_features = sampling.gradient_as_torchvision(gradient.asnumpy(), self.shape, *self.plan)
+        return ms.Tensor(of_features).astype(self.features_dtype)
+
+    def bprop(self, gradient: ms.Tensor, output: ms.Tensor, of_output: ms.Tensor) -> tuple[ms.Tensor]:
+        raise RuntimeError("roi_align: there is no second derivative, in torchvision neither")

@@ -10,6 +10,7 @@ costs no more than one that covers it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -114,7 +115,14 @@ def gradient_as_torchvision(
     for image, part, y, x in _blocks(shape, feature_boxes, rows, pooled, grid, border):
         # The samples of a bin are a grid, and their weights products: a bin is a (H,) by a (W,) vector of weights.
         along_y, along_x = (_weights(axis, length) for axis, length in ((y, shape[2]), (x, shape[3])))
-        of_features[image] += np.einsum("rph,rcpq,rqw->chw", along_y, of_values[part], along_x, optimize=True)
+        if np.isfinite(of_values[part]).all():
+            of_features[image] += np.einsum("rph,rcpq,rqw->chw", along_y, of_values[part], along_x, optimize=True)
+            continue
+        # Bin by bin, so that what is not finite stays in the cells of its bin.
+        for (row, p), (q,) in itertools.product(np.ndindex(along_y.shape[:2]), np.ndindex(along_x.shape[1])):
+            cells = np.ix_(along_y[row, p].nonzero()[0], along_x[row, q].nonzero()[0])
+            weights = np.outer(along_y[row, p], along_x[row, q])[cells]
+            of_features[image][(slice(None), *cells)] += of_values[part[row], :, p, q][:, None, None] * weights
     return of_features
 
 

@@ -508,3 +508,29 @@ def test_the_function_called_outside_a_graph_has_every_bit_in_graph_mode_too(ms,
     for sampling_ratio in (2, 0):  # adaptive grids of these boxes are square and oblong, the latter sampled in NumPy
         output = ours.roi_align(ms.Tensor(FEATURES), ms.Tensor(BOXES), (3, 4), 0.5, sampling_ratio, True)
         assert_same_bits(output.asnumpy(), in_torchvision(FEATURES, BOXES, (3, 4), 0.5, sampling_ratio, True))
+
+
+OBLONG = np.array([[0, 1, 1, 2, 9]], np.float32)  # its adaptive grid is sampled in NumPy
+
+
+@pytest.mark.parametrize("sampling_ratio", [2, -1])
+def test_a_second_derivative_is_refused(ms, ours, sampling_ratio):
+    def loss(features):
+        return (ours.roi_align(features, ms.Tensor(OBLONG), 2, 1.0, sampling_ratio, True) ** 2).sum()
+
+    def penalty(features):
+        return (ms.grad(loss)(features) ** 2).sum()
+
+    with pytest.raises(RuntimeError, match=r"no second derivative|bprop not defined"):
+        ms.grad(penalty)(ms.Tensor(FEATURES)).asnumpy()
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_gradient_that_is_not_finite_stays_in_the_cells_of_its_bin(ms, ours, value):
+    weights = np.random.default_rng(8).standard_normal((1, 3, 2, 2)).astype(np.float32)
+    weights[0, 0, 0, 0] = value
+    expected = gradient_in_torch(FEATURES, OBLONG, (2, 1.0, -1, True), weights)
+    actual, _ = gradients(ms, ours, FEATURES, OBLONG, (2, 1.0, -1, True), weights)
+    finite = np.isfinite(expected)
+    assert 0 < (~np.isfinite(actual)).sum() <= (~finite).sum() < 20
+    np.testing.assert_allclose(actual[finite], expected[finite], rtol=0, atol=2e-6)
