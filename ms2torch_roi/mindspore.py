@@ -110,7 +110,7 @@ def roi_align(
     >>> import mindspore
     >>> from ms2torch_roi import roi_align
     >>> input = mindspore.ops.arange(1.0, 5.0).reshape(1, 1, 2, 2)
-    >>> print(roi_align(input, [mindspore.Tensor([[0.5, 0.5, 2.5, 1.5]])], (1, 2)))
+    >>> print(roi_align(input, [mindspore.Tensor([[0.5, 0.5, 2.5, 1.5]])], (1, 2), 1.0, 2))
     [[[[3.625 1.875]]]]
     """
     pooled, scale, samples, half_a_cell = _arguments(output_size, spatial_scale, sampling_ratio, aligned)
