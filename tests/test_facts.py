@@ -98,14 +98,6 @@ def test_mindspore_reports_a_bad_index_when_the_result_is_read():
         result.asnumpy()
 
 
-@pytest.mark.mindspore
-def test_mindspore_takes_features_of_3_dimensions():
-    ms = operators.import_mindspore()
-    # Within the memory of a larger tensor: what it reads for a "channel" of 11 rows is not asserted.
-    output = _mindspore_operator(2, 2, 0.5)(ms.Tensor(FEATURES[0]), ms.Tensor(np.zeros((0, 5), np.float32)))
-    assert output.asnumpy().shape == (0, 11, 2, 2)
-
-
 @pytest.mark.parametrize("box", ["nan, 1, 4, 4", "1, 1, inf, 4", "-3e38, 1, 3e38, 4"])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_torchvision_crashes_on_boxes_that_are_not_finite(box, aligned):
