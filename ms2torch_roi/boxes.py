@@ -69,6 +69,17 @@ def boxes_of_images(xp: Any, boxes: Sequence[Array]) -> Array:
     return xp.concatenate([xp.concatenate(pair, 1) for pair in zip(indices, boxes)], 0)  # noqa: B905
 
 
+def mindspore_has_image(xp: Any, index: Array, images: int) -> Array:
+    """Return bool: the indices, as given, that MindSpore takes: ``[0, images - 1]`` before rounding, and NaN as 0."""
+    index = xp.where(index == index, index, 0)
+    return (index >= 0) & (index <= images - 1)
+
+
+def torchvision_has_image(index: Array, images: int) -> Array:
+    """Return bool: the indices, as given, that torchvision takes: all that truncate to an image, but no NaN."""
+    return (index >= 0) & (index < images)
+
+
 def mindspore_unwritten(xp: Any, rois: Array) -> Array:
     """Return (K,) bool: the rows that MindSpore skips, leaving whatever was in the memory of the output."""
     near_0 = xp.abs(rois) < 0.001
@@ -194,6 +205,24 @@ def torchvision_calls(
     return calls, small[~survives]
 
 
+def torchvision_call_of_all(xp: Any, rois: Array, images: int, spatial_scale: float, roi_end_mode: int) -> Array:
+    """Encode (K, 5) rois of MindSpore as the boxes of one torchvision call, without a look at their values.
+
+    The call is ``roi_align(features, boxes, pooled, 1.0, sample_num, aligned=roi_end_mode == 1)``. In mode 0 it has the
+    samples of MindSpore. In mode 1 adding 0.5 can cost a coordinate its last digits: between -0.25 and 0.5, and in the
+    half cell below a power of two. Whole cells and the order of coordinates are kept, so that a box within the image
+    stays there, with all its samples.
+
+    Rows that pool to 0 lie outside the image, and so do those whose index is not that of an image: it becomes -1.
+    """
+    boxes, size = mindspore_boxes(xp, rois, spatial_scale, roi_end_mode)
+    in_range = mindspore_has_image(xp, rois[:, 0], images)
+    keep = in_range & is_finite(xp, boxes, size) & ~mindspore_unwritten(xp, rois)
+    boxes, _ = outside_unless(xp, keep, boxes, size)
+    corners = boxes[:, 1:] + 0.5 if roi_end_mode == 1 else boxes[:, 1:]
+    return xp.concatenate((xp.where(in_range[:, None], boxes[:, :1], -1), corners), 1)
+
+
 class MindSporeCall(NamedTuple):
     """``mindspore.ops.ROIAlign(*pooled, scale, sample_num, mode)(features, rois)`` and the rows it computes.
 
@@ -317,6 +346,5 @@ def is_finite(xp: Any, boxes: Array, size: Array) -> Array:
 def outside_unless(xp: Any, keep: Array, boxes: Array, size: Array) -> FeatureBoxes:
     """Move the boxes of rows not to ``keep`` to where every sample, however many there are, lies outside the image."""
     kept = keep[:, None]
-    outside = xp.asarray((-4, -4, -2, -2), dtype=boxes.dtype)
-    corners = xp.where(kept, boxes[:, 1:], outside)
-    return xp.concatenate((boxes[:, :1], corners), 1), xp.where(kept, size, xp.asarray(2, dtype=size.dtype))
+    start, end = xp.where(kept, boxes[:, 1:3], -4), xp.where(kept, boxes[:, 3:], -2)
+    return xp.concatenate((boxes[:, :1], start, end), 1), xp.where(kept, size, 2)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from mindspore import nn, ops
 from mindspore.ops.operations._grad_ops import ROIAlignGrad
 
+from . import arrays, params, sampling
 from . import boxes as _boxes
-from . import params, sampling
 
 NDArray = npt.NDArray[Any]
 Pooled = tuple[int, int]
@@ -114,10 +114,10 @@ def roi_align(
     [[[[3.625 1.875]]]]
     """
     pooled, scale, samples, half_a_cell = _arguments(output_size, spatial_scale, sampling_ratio, aligned)
-    _check_tensors(input, boxes)
     if _is_compiling(_nothing):
+        _check_tensors(input, boxes)
         return _pool_in_graph(input, boxes, pooled, scale, samples, half_a_cell)
-    return _pool(input, boxes, pooled, scale, samples, half_a_cell)
+    return _pool_arrays(input, boxes, pooled, scale, samples, half_a_cell)
 
 
 @ms.jit_class
@@ -156,7 +156,8 @@ _check_boxes_of_images = ops.constexpr(params.check_boxes_of_images, check=False
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
 def _check_shapes(input: Sequence[int | None], boxes: Sequence[int | None], pooled: Pooled) -> None:
     known_input, known_boxes = ([1 if length is None else length for length in shape] for shape in (input, boxes))
-    params.check_shapes("roi_align", known_input, known_boxes, *pooled)
+    params.check_shapes("roi_align", known_input, known_boxes)
+    params.check_sizes("roi_align", known_input, known_boxes, *pooled)
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
@@ -182,16 +183,39 @@ def _nothing() -> None:
 def _check_tensors(input: Any, boxes: Any) -> None:
     """Raise unless the inputs are tensors that MindSpore's operator takes; their shapes are looked at elsewhere."""
     if not isinstance(input, ms.Tensor):
-        raise TypeError(f"roi_align: input must be a mindspore.Tensor, got {type(input)}")
+        raise TypeError(f"roi_align: input must be a tensor of MindSpore or torch or a NumPy array, got {type(input)}")
     if input.dtype not in (ms.float16, ms.float32):
         raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got input {input.dtype}")
     for part in boxes if isinstance(boxes, (list, tuple)) else (boxes,):
         if not isinstance(part, ms.Tensor):
-            raise AssertionError(f"roi_align: boxes must be a mindspore.Tensor or a list of them, got {type(part)}")
+            raise AssertionError(
+                f"roi_align: boxes must be a tensor, a NumPy array, or a list of them, got {type(part)}"
+            )
         if part.dtype not in (ms.float16, ms.float32):
             raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got boxes {part.dtype}")
         if part.dtype != input.dtype:
             raise RuntimeError(f"roi_align: input is {input.dtype} but boxes are {part.dtype}")
+
+
+def _pool_arrays(
+    input: Any,
+    boxes: Any,
+    pooled: Pooled,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Any:
+    """Pool in PyNative mode, where NumPy arrays and torch tensors are taken too, and return the kind of ``input``."""
+
+    def as_tensor(value: Any) -> Any:
+        array = None if isinstance(value, ms.Tensor) else arrays.to_numpy(value, "roi_align")
+        return value if array is None else ms.Tensor.from_numpy(array)
+
+    features = as_tensor(input)
+    boxes = [as_tensor(part) for part in boxes] if isinstance(boxes, (list, tuple)) else as_tensor(boxes)
+    _check_tensors(features, boxes)
+    output = _pool(features, boxes, pooled, spatial_scale, sampling_ratio, aligned)
+    return output if isinstance(input, ms.Tensor) else arrays.from_numpy(output.asnumpy(), input, "roi_align")
 
 
 def _pool(
@@ -209,7 +233,8 @@ def _pool(
         _check_boxes_of_images([part.shape for part in boxes])
         pixels = _boxes.boxes_of_images(np, [part.asnumpy() for part in boxes])
     _check_shapes(input.shape, pixels.shape, pooled)
-    params.check_index(pixels[:, 0], input.shape[0], "boxes", nan_is_0=False)
+    in_range = _boxes.torchvision_has_image(pixels[:, 0], input.shape[0])
+    params.check_index(pixels[:, 0], in_range, input.shape[0], "boxes")
     count, dtype = len(pixels), pixels.dtype
     _, channels, height, width = input.shape
     scale = _scale_of_mode_1(dtype.name, height, width)
@@ -273,7 +298,7 @@ def _pool_in_graph(
         pixels = _xp.concatenate((_xp.full((1, 5), 0, pixels.dtype), pixels), 0)
     index = pixels[:, :1]
     # MindSpore's operator raises RuntimeError for -1.
-    index = _xp.where((index >= 0) & (index < input.shape[0]), index, -1)
+    index = _xp.where(_boxes.torchvision_has_image(index, input.shape[0]), index, -1)
     pixels = _xp.concatenate((index, pixels[:, 1:]), 1)
     half = input.dtype == ms.float16
     scale = _scale_of_mode_1("float16" if half else "float32", input.shape[2], input.shape[3])
@@ -367,3 +392,30 @@ class _SamplerGradient(nn.Cell):  # type: ignore[misc]
 
     def bprop(self, gradient: ms.Tensor, output: ms.Tensor, of_output: ms.Tensor) -> tuple[ms.Tensor]:
         raise RuntimeError("roi_align: there is no second derivative, in torchvision neither")
+
+
+def without_gradient(array: NDArray, features: ms.Tensor, operator: str) -> ms.Tensor:
+    """Return the tensor of an array that another framework has computed from ``features``, without a gradient.
+
+    MindSpore would take the gradient for 0; computing it raises RuntimeError instead.
+    """
+    cell = _Computed(array, operator)
+    # With graph mode set, calling a cell would compile it, and no gradient is recorded outside of graphs.
+    return cell.construct(features) if ms.get_context("mode") == ms.GRAPH_MODE else cell(features)
+
+
+class _Computed(nn.Cell):  # type: ignore[misc]
+    """An output that is there already."""
+
+    def __init__(self, output: NDArray, operator: str) -> None:
+        super().__init__()
+        self.output = output
+        self.operator = operator
+
+    def construct(self, features: ms.Tensor) -> ms.Tensor:
+        return ms.Tensor.from_numpy(self.output)
+
+    def bprop(self, features: ms.Tensor, output: ms.Tensor, gradient: ms.Tensor) -> tuple[ms.Tensor]:
+        raise RuntimeError(
+            f"{self.operator}: torch cannot give the gradient of a MindSpore tensor; stop_gradient it first"
+        )

@@ -6,6 +6,7 @@ Types of errors follow ``mindspore.ops.ROIAlign`` and ``torchvision.ops.roi_alig
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 from collections.abc import Callable, Sequence
@@ -27,7 +28,12 @@ _INPUTS = {
 
 
 def check_mindspore_arguments(
-    pooled_height: int, pooled_width: int, spatial_scale: float, sample_num: int, roi_end_mode: int
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sample_num: int,
+    roi_end_mode: int,
+    backward_roi_end_mode: int | None = None,
 ) -> None:
     """Validate the constructor arguments of ``mindspore.ops.ROIAlign``.
 
@@ -43,12 +49,15 @@ def check_mindspore_arguments(
         ("spatial_scale", spatial_scale, float),
         ("sample_num", sample_num, int),
         ("roi_end_mode", roi_end_mode, int),
+        *([] if backward_roi_end_mode is None else [("backward_roi_end_mode", backward_roi_end_mode, int)]),
     ):
         if not isinstance(value, wanted) or isinstance(value, bool):
             got = f"{value!r} ({type(value).__name__})"
             raise TypeError(f"ROIAlign: {name} must be of type {wanted.__name__}, got {got}")
     if roi_end_mode not in (0, 1):
         raise ValueError(f"ROIAlign: roi_end_mode must be 0 or 1, got {roi_end_mode}")
+    if backward_roi_end_mode not in (None, 0, 1):
+        raise ValueError(f"ROIAlign: backward_roi_end_mode must be None, 0 or 1, got {backward_roi_end_mode}")
     check_pooled_size(pooled_height, pooled_width, sample_num, "ROIAlign")
 
 
@@ -112,9 +121,7 @@ def check_pooled_size(pooled_height: int, pooled_width: int, sample_num: int, na
         )
 
 
-def check_shapes(
-    name: str, features: Sequence[int], rois: Sequence[int], pooled_height: int, pooled_width: int
-) -> None:
+def check_shapes(name: str, features: Sequence[int], rois: Sequence[int]) -> None:
     """Raise unless ``features`` is the shape of a (N, C, H, W) array and ``rois`` of a (K, 5) one.
 
     Args:
@@ -122,26 +129,29 @@ def check_shapes(
             torchvision's.
         features: shape of the features.
         rois: shape of the boxes.
-        pooled_height: number of bins along y.
-        pooled_width: number of bins along x.
 
     Raises:
         ValueError, or for ``"roi_align"`` RuntimeError or AssertionError: another number of dimensions or columns, or
             a height or width of 0.
-        RuntimeError: no channels, or features or an output of 2**31 values or more.
+        RuntimeError: no channels.
     """
     (features_name, features_error), (rois_name, rois_error) = _INPUTS[name]
     if len(features) != 4:
         raise features_error(f"{features_name} must have 4 dimensions (N, C, H, W), got shape {tuple(features)}")
     if len(rois) != 2 or rois[1] != 5:
         raise rois_error(f"{rois_name} must have shape (K, 5), rows of (index, x1, y1, x2, y2), got {tuple(rois)}")
-    images, channels, height, width = features
+    _, channels, height, width = features
     if not height or not width:
         raise features_error(f"{features_name} must be at least 1 cell high and wide, got shape {tuple(features)}")
     if not channels:
         raise RuntimeError(f"{features_name} must have at least one channel, got shape {tuple(features)}")
-    outputs = rois[0] * channels * pooled_height * pooled_width
-    for what, values in ((features_name, images * channels * height * width), ("the output", outputs)):
+
+
+def check_sizes(name: str, features: Sequence[int], rois: Sequence[int], pooled_height: int, pooled_width: int) -> None:
+    """Raise RuntimeError if the features or the output would hold 2**31 values or more; arguments as above."""
+    (features_name, _), _ = _INPUTS[name]
+    outputs = rois[0] * features[1] * pooled_height * pooled_width
+    for what, values in ((features_name, math.prod(features)), ("the output", outputs)):
         if values > INT32_MAX:
             raise RuntimeError(f"{what} would hold {values} values; at most {INT32_MAX} are allowed in one call")
 
@@ -160,17 +170,9 @@ def check_boxes_of_images(shapes: Sequence[Sequence[int]]) -> None:
             raise AssertionError(f"boxes[{image}] must have shape (L, 4), rows of (x1, y1, x2, y2), got {tuple(shape)}")
 
 
-def check_index(index: npt.NDArray[Any], images: int, name: str, *, nan_is_0: bool) -> None:
-    """Raise RuntimeError naming the first row whose image index lies outside ``[0, images - 1]``.
-
-    MindSpore compares the index as given, before rounding, and takes NaN as 0 (``nan_is_0``); torchvision truncates
-    towards zero afterwards, so that anything below ``images`` will do, and refuses NaN.
-    """
-    if nan_is_0:
-        bad = (index < 0) | (index > images - 1) | (np.isnan(index) & (images == 0))
-    else:
-        bad = ~((index >= 0) & (index < images))
-    if bad.any():
-        row = int(bad.argmax())
+def check_index(index: npt.NDArray[Any], in_range: npt.NDArray[Any], images: int, name: str) -> None:
+    """Raise RuntimeError naming the first row of ``name`` whose image index is not ``in_range``."""
+    if not in_range.all():
+        row = int(in_range.argmin())
         allowed = f"[0, {images - 1}]" if images else "empty: there are no images"
         raise RuntimeError(f"{name} row {row}: image index {index[row]} is out of range, allowed is {allowed}")

@@ -54,9 +54,11 @@ def ms_roi_align(
     params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
     dtype = _compute_dtype({"features": features, "rois": rois})
     pooled = (pooled_height, pooled_width)
-    params.check_shapes("ROIAlign", features.shape, rois.shape, *pooled)
+    params.check_shapes("ROIAlign", features.shape, rois.shape)
+    params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled)
     rois = rois.astype(dtype)
-    params.check_index(rois[:, 0], features.shape[0], "rois", nan_is_0=True)
+    in_range = _boxes.mindspore_has_image(np, rois[:, 0], features.shape[0])
+    params.check_index(rois[:, 0], in_range, features.shape[0], "rois")
     output = np.zeros((rois.shape[0], features.shape[1], *pooled), features.dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.mindspore_boxes(np, rois, spatial_scale, roi_end_mode)
@@ -115,8 +117,10 @@ def tv_roi_align(
     dtype = _compute_dtype({"input": input, "boxes": rois})
     if input.dtype != rois.dtype:
         raise RuntimeError(f"roi_align: input and boxes must have the same dtype, got {input.dtype} and {rois.dtype}")
-    params.check_shapes("roi_align", input.shape, rois.shape, *pooled)
-    params.check_index(rois[:, 0], input.shape[0], "boxes", nan_is_0=False)
+    params.check_shapes("roi_align", input.shape, rois.shape)
+    params.check_sizes("roi_align", input.shape, rois.shape, *pooled)
+    in_range = _boxes.torchvision_has_image(rois[:, 0], input.shape[0])
+    params.check_index(rois[:, 0], in_range, input.shape[0], "boxes")
     output = np.zeros((rois.shape[0], input.shape[1], *pooled), dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.torchvision_boxes(np, rois, spatial_scale, aligned)

@@ -1,7 +1,7 @@
 """Both CPU kernels from feature boxes on: sample, interpolate, sum and average, bit for bit.
 
 Positions and weights are computed in NumPy, once for all channels; the values are gathered and summed by the array
-library that holds the features, so that on torch autograd sees through it. Every operation rounds to the dtype of
+library that holds the features. Every operation rounds to the dtype of
 the computation, in the order of the kernels: ``((w1*v1 + w2*v2) + w3*v3) + w4*v4`` for a sample, samples row by row.
 
 A sample outside the image contributes nothing, so it is not visited: a box a thousand times larger than the image
@@ -126,6 +126,36 @@ def gradient_as_torchvision(
     return of_features
 
 
+def gradient_terms_as_mindspore(
+    shape: Sequence[int], feature_boxes: FeatureBoxes, rows: NDArray, pooled: tuple[int, int], sample_num: int
+) -> Iterator[tuple[int, NDArray, NDArray, NDArray, NDArray]]:
+    """Yield what MindSpore's kernel adds up to the gradient for features of this shape, in its order.
+
+    Sample by sample, each of the four cells around it gets ``gradient of the bin * weight / count``.
+
+    Yields:
+        ``(image, bins, cells, weights, counts)``, 1-D and of one length. ``bins`` counts those of all K rows and
+        ``cells`` those of an image.
+    """
+    boxes, size = feature_boxes
+    dtype = boxes.dtype
+    grid = _boxes.mindspore_grid(size, *pooled, sample_num)
+    count = _boxes.mindspore_count(grid, dtype)
+    border = [_boxes.mindspore_border(length, dtype) for length in shape[2:]]
+    for image, part, y, x in _blocks(shape, feature_boxes, rows, pooled, grid, border):
+        # Row, bin along y and x, sample along y and x, cell along y and x.
+        y_cell, y_weight = (a[:, :, None, :, None, :, None] for a in _cells(y))
+        x_cell, x_weight = (a[:, None, :, None, :, None, :] for a in _cells(x))
+        inside = y.inside[:, :, None, :, None, None, None] & x.inside[:, None, :, None, :, None, None]
+        first = part[:, None, None] * (pooled[0] * pooled[1])
+        bins = (first + np.arange(pooled[0] * pooled[1]).reshape(pooled))[..., None, None, None, None]
+        weights = y_weight * x_weight
+        every = np.broadcast_to(inside, weights.shape)
+        bins = np.broadcast_to(bins, weights.shape)[every]
+        cells = (y_cell * shape[3] + x_cell)[every]
+        yield image, bins, cells, weights[every], count[bins // (pooled[0] * pooled[1])]
+
+
 def _torchvision_grid(
     feature_boxes: FeatureBoxes, pooled: tuple[int, int], sampling_ratio: int, shape: Sequence[int]
 ) -> tuple[NDArray, NDArray, list[float]]:
@@ -244,6 +274,12 @@ def _axis_samples(
     at = np.where(low == last, np.asarray(last, dtype), at)
     high_weight = at - low.astype(dtype)
     return _AxisSamples(low, np.minimum(low + 1, last), 1 - high_weight, high_weight, inside, visits < grid[:, :, 0])
+
+
+def _cells(samples: _AxisSamples) -> tuple[NDArray, NDArray]:
+    """Return the two cells that each sample lies between, and their weights: (R, pooled, visits, 2)."""
+    cells = np.stack((samples.low, samples.high), axis=-1)
+    return cells, np.stack((samples.low_weight, samples.high_weight), axis=-1)
 
 
 def _weights(samples: _AxisSamples, length: int) -> NDArray:

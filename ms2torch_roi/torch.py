@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import importlib
+import inspect
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.fx
+from torch._subclasses import FakeTensor
 from torchvision.ops import roi_align
 
+from . import arrays, params, sampling
 from . import boxes as _boxes
-from . import params, sampling
 
 NDArray = npt.NDArray[Any]
 
-_DTYPES = (torch.float16, torch.float32, torch.float64)
+_DTYPES = (torch.float16, torch.float32, torch.float64, torch.bfloat16)
 
 
 class ROIAlign(torch.nn.Module):
@@ -62,77 +70,268 @@ class ROIAlign(torch.nn.Module):
     """
 
     def __init__(
-        self, pooled_height: int, pooled_width: int, spatial_scale: float, sample_num: int = 2, roi_end_mode: int = 1
+        self,
+        pooled_height: int,
+        pooled_width: int,
+        spatial_scale: float,
+        sample_num: int = 2,
+        roi_end_mode: int = 1,
+        backward_roi_end_mode: int | None = None,
     ) -> None:
         super().__init__()
-        params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
+        params.check_mindspore_arguments(
+            pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode, backward_roi_end_mode
+        )
         self.pooled_height = pooled_height
         self.pooled_width = pooled_width
         self.spatial_scale = float(spatial_scale)
         self.sample_num = sample_num
         self.roi_end_mode = roi_end_mode
+        self.backward_roi_end_mode = backward_roi_end_mode
 
     def extra_repr(self) -> str:
-        return (
-            f"pooled_height={self.pooled_height}, pooled_width={self.pooled_width},"
-            f" spatial_scale={self.spatial_scale}, sample_num={self.sample_num}, roi_end_mode={self.roi_end_mode}"
+        names = ["pooled_height", "pooled_width", "spatial_scale", "sample_num", "roi_end_mode"]
+        if self.backward_roi_end_mode is not None:
+            names.append("backward_roi_end_mode")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+    def forward(self, features: Any, rois: Any) -> Any:
+        return _roi_align(
+            features,
+            rois,
+            self.pooled_height,
+            self.pooled_width,
+            self.spatial_scale,
+            self.sample_num,
+            self.roi_end_mode,
+            self.backward_roi_end_mode,
         )
 
-    # A compiler would trace the NumPy code below as torch, and round where it likes.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
-        dtype = _compute_dtype(features, rois)
-        params.check_shapes("ROIAlign", features.shape, rois.shape, self.pooled_height, self.pooled_width)
-        pixels = rois.detach().to(dtype).numpy(force=True)
-        params.check_index(pixels[:, 0], features.shape[0], "rois", nan_is_0=True)
-        return self._pool(features.to(dtype), pixels).to(features.dtype)
 
-    def _pool(self, features: torch.Tensor, rois: NDArray) -> torch.Tensor:
-        pooled = (self.pooled_height, self.pooled_width)
-        height, width = features.shape[2:]
+# One node to torch.fx, so that what it traces stays as exact as this is.
+@torch.fx.wrap
+def _roi_align(
+    features: Any,
+    rois: Any,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sample_num: int,
+    roi_end_mode: int,
+    backward_roi_end_mode: int | None,
+) -> Any:
+    """Compute ``ROIAlign(pooled_height, ...)(features, rois)``."""
+    arguments = _Arguments((pooled_height, pooled_width), spatial_scale, sample_num, roi_end_mode)
+    backward_mode = roi_end_mode if backward_roi_end_mode is None else backward_roi_end_mode
+
+    def pool_tensors(features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
+        return _pool(features, rois, arguments, backward_mode)
+
+    if not (isinstance(features, torch.Tensor) and isinstance(rois, torch.Tensor)):
+        return _pool_arrays(features, rois, pool_tensors)
+    if type(features) is not torch.Tensor or type(rois) is not torch.Tensor:
+        distributed = sys.modules.get("torch.distributed.tensor")
+        if distributed is not None and any(isinstance(value, distributed.DTensor) for value in (features, rois)):
+            return importlib.import_module(".distributed", __package__).pool(features, rois, pool_tensors)
+    return pool_tensors(features, rois)
+
+
+class _Arguments(NamedTuple):
+    """The arguments of ROIAlign."""
+
+    pooled: tuple[int, int]
+    scale: float
+    samples: int
+    mode: int
+
+
+def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int) -> torch.Tensor:
+    """Compute ROIAlign, with the gradient of ``backward_mode``."""
+    dtype = _compute_dtype(features, rois)
+    params.check_shapes("ROIAlign", features.shape, rois.shape)
+    traced = _is_traced(rois)
+    if not traced:  # which would bind a program to a range of K
+        params.check_sizes("ROIAlign", features.shape, rois.shape, *arguments.pooled)
+    pool: Callable[..., torch.Tensor]
+    if arguments.samples <= 0:
+        pool = _pool_adaptive_grids
+    elif traced or rois.device.type != "cpu":
+        pool = _pool_in_one_call
+    else:
+        pool = _pool_by_values
+    with _without_autocast(dtype, features.device.type):
+        output = pool(features.to(dtype), rois.detach().to(dtype), arguments, backward_mode)
+    return output.to(features.dtype)
+
+
+def _is_traced(rois: torch.Tensor) -> bool:
+    """Tell whether the rois have no values to look at: while torch compiles, exports, traces or infers shapes."""
+    is_tracing: bool = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return is_tracing or rois.is_meta or isinstance(rois, FakeTensor)
+
+
+def _without_autocast(dtype: torch.dtype, device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """Keep autocast from computing float16 in float32, which is what it does of torchvision's operator."""
+    if dtype == torch.float16 and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def _pool_in_one_call(
+    features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
+) -> torch.Tensor:
+    """Pool every row in one torchvision call, without a look at the values of the rois."""
+    pooled, scale, samples, roi_end_mode = arguments
+
+    def call(features: torch.Tensor, mode: int) -> torch.Tensor:
+        boxes = _boxes.torchvision_call_of_all(torch, rois, features.shape[0], scale, mode)
+        # torchvision itself refuses the index -1 on a CPU only.
+        torch._assert_async((boxes[:, 0] >= 0).all(), "ROIAlign: rois with an image index out of range")
+        output: torch.Tensor = roi_align(features, boxes, pooled, 1.0, samples, mode == 1)
+        return output
+
+    if backward_mode == roi_end_mode or not (features.requires_grad and torch.is_grad_enabled()):
+        return call(features, roi_end_mode)
+    # Pooling is linear: pooled zeros add nothing but their gradient.
+    zeros: torch.Tensor = _Zeros.apply(features)
+    return call(features.detach(), roi_end_mode) + call(zeros, backward_mode)
+
+
+class _Zeros(torch.autograd.Function):
+    """Zeros in the shape of the features, whose gradient the features get."""
+
+    @staticmethod
+    def forward(ctx: Any, features: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(features)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
+_NOT_TRACED = (
+    "an adaptive grid (sample_num <= 0) depends on the values of the rois, which one program for all of them cannot"
+    " branch on; give a sample_num above 0, or leave the module out of it"
+)
+_REASON: dict[str, Any] = (  # torch takes one since 2.7
+    {"reason": _NOT_TRACED} if "reason" in inspect.signature(torch.compiler.disable).parameters else {}
+)
+
+
+@torch.compiler.disable(**_REASON)  # type: ignore[untyped-decorator]
+def _pool_adaptive_grids(
+    features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
+) -> torch.Tensor:
+    """Pool by values on any device: nothing else can tell the grids."""
+    if _is_traced(rois):
+        raise RuntimeError(f"ROIAlign: {_NOT_TRACED}")
+    return _pool_by_values(features, rois, arguments, backward_mode)
+
+
+def _pool_by_values(
+    features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
+) -> torch.Tensor:
+    """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none."""
+    pixels = rois.numpy(force=True)
+    in_range = _boxes.mindspore_has_image(np, pixels[:, 0], features.shape[0])
+    params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
+        feature_boxes = backward_feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, arguments.mode)
+        if backward_mode != arguments.mode:
+            backward_feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, backward_mode)
+        zero = _boxes.mindspore_unwritten(np, pixels)
+    output: torch.Tensor = _Pool.apply(features, feature_boxes, backward_feature_boxes, zero, arguments)
+    return output
+
+
+class _Pool(torch.autograd.Function):
+    """The rows that are not ``zero``, with a gradient that is added up in the order of MindSpore's kernel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: torch.Tensor,
+        feature_boxes: _boxes.FeatureBoxes,
+        backward_feature_boxes: _boxes.FeatureBoxes,
+        zero: NDArray,
+        arguments: _Arguments,
+    ) -> torch.Tensor:
+        ctx.plan = (features.shape, backward_feature_boxes, np.flatnonzero(~zero), arguments)
+        (pooled, _, samples, _), (height, width) = arguments, features.shape[2:]
         # Where a sample is outside the image, torchvision adds 0 * the first pixel: NaN, unless that pixel is finite.
-        expressible = _boxes.rounds_alike(rois.dtype, height, width, *pooled, self.sample_num) and bool(
+        expressible = _boxes.rounds_alike(feature_boxes[0].dtype, height, width, *pooled, samples) and bool(
             features[:, :, 0, 0].isfinite().all()
         )
-        with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-            feature_boxes = _boxes.mindspore_boxes(np, rois, self.spatial_scale, self.roi_end_mode)
-            zero = _boxes.mindspore_unwritten(np, rois)
-            if expressible:
-                calls, sampled = _boxes.torchvision_calls(feature_boxes, zero, *pooled, self.sample_num)
-            else:
-                calls, sampled = [], np.flatnonzero(~zero)
 
-        def pool_in_torchvision(call: _boxes.TorchvisionCall) -> torch.Tensor:
-            boxes = torch.from_numpy(call.boxes).to(features.device)
-            part: torch.Tensor = roi_align(features, boxes, pooled, 1.0, call.sampling_ratio, call.aligned)
-            return part
+        def lift(array: NDArray) -> torch.Tensor:
+            return torch.from_numpy(array).to(features.device)
 
-        if calls and calls[0].rows is None:
-            output = pool_in_torchvision(calls.pop(0))
-        else:
-            output = features.new_zeros((rois.shape[0], features.shape[1], *pooled))
-            # No row at all, but it ties the output to the graph of features even when every row pools to 0.
-            calls.append(_boxes.TorchvisionCall(np.arange(0), feature_boxes[0][:0], 1, aligned=False))
-        parts = [(call.rows, pool_in_torchvision(call)) for call in calls]
         ops = sampling.ArrayOps(
-            take=lambda table, columns: table.index_select(1, columns),
-            lift=lambda array: torch.from_numpy(array).to(features.device),
-            where=torch.where,
+            take=lambda table, columns: table.index_select(1, columns), lift=lift, where=torch.where
         )
         with np.errstate(all="ignore"):
-            parts += sampling.pool_as_mindspore(features, feature_boxes, sampled, pooled, self.sample_num, ops)
+            if expressible:
+                calls, sampled = _boxes.torchvision_calls(feature_boxes, zero, *pooled, samples)
+            else:
+                calls, sampled = [], np.flatnonzero(~zero)
+            parts = [
+                (call.rows, roi_align(features, lift(call.boxes), pooled, 1.0, call.sampling_ratio, call.aligned))
+                for call in calls
+            ]
+            if parts and parts[0][0] is None:
+                output: torch.Tensor = parts.pop(0)[1]
+            else:
+                output = features.new_zeros((len(zero), features.shape[1], *pooled))
+            parts += sampling.pool_as_mindspore(features, feature_boxes, sampled, pooled, samples, ops)
         if parts:
-            rows = ops.lift(np.concatenate([rows for rows, _ in parts]))
+            rows = lift(np.concatenate([rows for rows, _ in parts]))
             output.index_copy_(0, rows, torch.cat([values for _, values in parts]))
         return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        shape, feature_boxes, rows, arguments = ctx.plan
+        images, channels, height, width = shape
+        of_bins = gradient.permute(0, 2, 3, 1).reshape(-1, channels)
+        of_cells = gradient.new_zeros((images, height * width, channels))
+        with np.errstate(all="ignore"):
+            for image, *terms in sampling.gradient_terms_as_mindspore(
+                shape, feature_boxes, rows, arguments.pooled, arguments.samples
+            ):
+                bins, cells, weights, counts = (torch.from_numpy(array).to(gradient.device) for array in terms)
+                values = of_bins[bins] * weights[:, None] / counts[:, None]
+                if values.dtype == torch.float16:  # index_add_ would add these up in float32
+                    of_cells[image].index_put_((cells,), values, accumulate=True)
+                else:
+                    of_cells[image].index_add_(0, cells, values)
+        return of_cells.transpose(1, 2).reshape(shape), None, None, None, None
+
+
+def _pool_arrays(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
+    """Pool NumPy arrays and MindSpore tensors, in any mix with torch's, and return the kind of ``features``."""
+
+    def as_tensor(value: Any) -> Any:
+        array = None if isinstance(value, torch.Tensor) else arrays.to_numpy(value, "ROIAlign")
+        if array is None:
+            return value
+        with warnings.catch_warnings():
+            if not array.flags.writeable:  # nothing here writes to it
+                warnings.simplefilter("ignore")
+            return torch.from_numpy(array)
+
+    output = pool_tensors(as_tensor(features), as_tensor(rois))
+    if isinstance(features, torch.Tensor):
+        return output
+    return arrays.from_numpy(output.numpy(force=True), features, "ROIAlign")
 
 
 def _check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, torch.Tensor):
         found = f"{type(value).__module__}.{type(value).__qualname__}"  # MindSpore's is called Tensor as well
-        raise TypeError(f"ROIAlign: {name} must be a torch.Tensor, got {found}")
+        raise TypeError(f"ROIAlign: {name} must be a tensor of torch or MindSpore or a NumPy array, got {found}")
     if value.dtype not in _DTYPES:
-        raise TypeError(f"ROIAlign: {name} must be float16, float32 or float64, got {value.dtype}")
+        raise TypeError(f"ROIAlign: {name} must be float16, float32, float64 or bfloat16, got {value.dtype}")
 
 
 def _compute_dtype(features: torch.Tensor, rois: torch.Tensor) -> torch.dtype:
@@ -141,7 +340,7 @@ def _compute_dtype(features: torch.Tensor, rois: torch.Tensor) -> torch.dtype:
     _check_tensor("rois", rois)
     if features.device != rois.device:
         raise ValueError(f"ROIAlign: features are on {features.device} but rois on {rois.device}")
-    if features.dtype == rois.dtype:
+    if features.dtype == rois.dtype != torch.bfloat16:
         return features.dtype
     if torch.float64 in (features.dtype, rois.dtype):
         raise TypeError(f"ROIAlign: float64 does not mix, got features {features.dtype} and rois {rois.dtype}")

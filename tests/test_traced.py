@@ -1,0 +1,282 @@
+"""ROIAlign compiled, exported and traced: one torchvision call, within a bound of what eager mode computes."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from helpers import MINDSPORE_EDGE_CASES, assert_same_bits
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ms2torch_roi import ROIAlign, boxes
+from ms2torch_roi.parity import cases, operators
+from ms2torch_roi.parity.verdicts import same_bits
+
+FEATURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 20, 30)).astype(np.float32))
+K = torch.export.Dim("K")
+
+
+def some_rois(count, seed=0):
+    """Return boxes of a hundredth to sixty feature cells at a scale of 1/4."""
+    rng = np.random.default_rng(seed)
+    start, size = rng.uniform(-20, 120, (count, 2)), 10 ** rng.uniform(-1.4, 2.4, (count, 2))
+    return torch.from_numpy(np.hstack((rng.integers(0, 2, (count, 1)), start, start + size)).astype(np.float32))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    torch._dynamo.reset()
+
+
+class Head(torch.nn.Module):
+    def __init__(self, sample_num=2, roi_end_mode=1, backward_roi_end_mode=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.pool = ROIAlign(3, 2, 0.25, sample_num, roi_end_mode, backward_roi_end_mode)
+        self.linear = torch.nn.Linear(24, 5)
+
+    def forward(self, images, rois):
+        return self.linear(self.pool(self.convolution(images), rois).flatten(1))
+
+
+# Bits and bounds. make_fx takes no compiler, and so no time: it traces the very path that they do.
+
+# In mode 1 a coordinate moves when 0.5 is added, and what is computed from it rounds otherwise: by this many roundings
+# of the largest coordinate of the box. A value changes by 4 times that at most, relative to the largest feature, as it
+# lies between four cells.
+ROUNDINGS = 4
+UNIT = {"float32": 2.0**-24, "float16": 2.0**-11}
+
+
+def in_one_call(case, features):
+    op = ROIAlign(**case.arguments)
+    tensors = torch.from_numpy(features), torch.from_numpy(case.rois)
+    return make_fx(op, tracing_mode="fake")(*tensors)(*tensors).numpy()
+
+
+def with_results(mode):
+    """Yield cases of fixed grids on finite features, with what eager mode computes."""
+    for case in MINDSPORE_EDGE_CASES + [cases.random_case(4, number) for number in range(250)]:
+        expected = operators.outcome(operators.port, case)
+        if (
+            case.roi_end_mode == mode
+            and case.sample_num > 0
+            and case.features.dtype == case.rois.dtype
+            and not isinstance(expected, Exception)
+            and (np.abs(case.features) < 1e4).all()  # and so no overflow
+            and boxes.rounds_alike(case.dtype, *case.features.shape[2:])
+        ):
+            yield case, expected
+
+
+def test_mode_0_has_the_bits_of_eager_mode():
+    rows = 0
+    for case, expected in with_results(mode=0):
+        assert_same_bits(in_one_call(case, case.features), expected)
+        rows += len(expected)
+    assert rows > 2000
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_mode_1_is_within_the_bound_of_eager_mode_but_for_samples_on_the_border():
+    rows = different = 0
+    across = {}
+    for case, expected in with_results(mode=1):
+        # Pooled ones tell how many of the samples are inside the image.
+        ones = np.ones_like(case.features)
+        inside = ROIAlign(**case.arguments)(torch.from_numpy(ones), torch.from_numpy(case.rois)).numpy()
+        moved = (np.abs(in_one_call(case, ones) - inside) > 0.01).any((1, 2, 3))
+        if moved.any():
+            across[case.name] = int(moved.sum())
+
+        cells, _ = boxes.mindspore_boxes(np, case.rois, case.spatial_scale, 1)
+        finite = np.isfinite(cells).all(1)
+        largest = np.abs(np.where(finite[:, None], cells[:, 1:], 0)).max(1, initial=1).astype(np.float64)
+        bound = (
+            4 * ROUNDINGS * UNIT[case.dtype.name] * largest * np.abs(case.features).max(initial=0).astype(np.float64)
+        )
+        actual = in_one_call(case, case.features)
+        same = same_bits(actual, expected).all((1, 2, 3))
+        error = np.abs(actual.astype(np.float64) - expected).max((1, 2, 3), initial=0)
+        assert (same | moved | (error <= bound)).all(), case.name
+        rows += len(same)
+        different += (~same).sum()
+    assert rows > 2000
+    assert 0.01 < different / rows < 0.2
+    # The edges that were made for it, where a box below one cell has its end on the border.
+    assert set(across) <= {
+        f"small boxes with a sample on the {side}, {d}" for side in ("height", "width") for d in UNIT
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_boxes_within_the_image_lose_no_sample(dtype):
+    rng = np.random.default_rng(5)
+    for height, width in ((1, 64), (16, 17), (33, 128), (50, 76)):
+        # Boxes in the image at a stride of 4, their last pixel counted in, many of them tiny and at its very end.
+        last = np.array((4 * width, 4 * height)) - 1
+        start = last * np.clip(rng.uniform(0.01, 1.2, (2000, 2)), None, 1)
+        end = np.minimum(start + 10 ** rng.uniform(-6, 2.5, (2000, 2)), last)
+        rois = np.hstack((np.zeros((2000, 1)), start, end)).astype(dtype)
+        tensors = torch.ones(1, 1, height, width, dtype=torch.float32).numpy().astype(dtype), rois
+        output = make_fx(ROIAlign(7, 7, 0.25), tracing_mode="fake")(*map(torch.from_numpy, tensors))
+        assert (output(*map(torch.from_numpy, tensors)) > 0.99).all()
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_rows_that_pool_to_zero_do_so_in_one_call(mode):
+    nan, inf = float("nan"), float("inf")
+    rows = [[0, 0, 1, 0, 9], [1, nan, 1, 9, 9], [0, 1, 1, inf, 9], [0, -3e38, 1, 3e38, 9], [nan, 400, 400, 500, 500]]
+    tensors = FEATURES, torch.tensor(rows)
+    assert not make_fx(ROIAlign(3, 2, 0.25, 2, mode), tracing_mode="fake")(*tensors)(*tensors).any()
+
+
+# Compilers and exporters.
+
+
+@pytest.mark.parametrize("backward_mode", [None, 1])
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.parametrize("dynamic", [True, None])
+def test_compiled_models_train_without_a_graph_break_on_any_number_of_rois(mode, backward_mode, dynamic):
+    head = Head(2, mode, backward_mode)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(head, fullgraph=True, dynamic=dynamic, backend=counter)
+    graphs = []
+    for count in (5, 2, 3, 7, 30, 100, 1, 0, 4):
+        rois = some_rois(count)
+        results = []
+        for model in (compiled, head):
+            head.zero_grad()
+            output = model(FEATURES, rois)
+            output.square().sum().backward()
+            results.append((output.detach(), head.convolution.weight.grad.clone()))
+        for actual, expected in zip(*results, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+        graphs.append(counter.frame_count)
+    # One for the first number, one for every other; 0 and 1 are special to torch.
+    assert graphs[1] == graphs[5] <= 3
+    assert graphs[-1] <= 5
+
+
+def test_compiled_by_inductor():
+    for mode in (0, 1):
+        for dtype, bound in ((torch.float32, 1e-5), (torch.float16, 0.1)):
+            op, tensors = ROIAlign(3, 2, 0.25, 2, mode), (FEATURES.to(dtype), some_rois(40).to(dtype))
+            actual = torch.compile(op, fullgraph=True, dynamic=True)(*tensors)
+            torch.testing.assert_close(actual, op(*tensors), rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("mode", [0, 1])
+def test_exported_programs_take_any_number_of_rois(mode, strict):
+    head = Head(2, mode).eval()
+    program = torch.export.export(head, (FEATURES, some_rois(5)), dynamic_shapes=({}, {0: K}), strict=strict)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    loaded = torch.export.load(buffer).module()
+    for count in (0, 1, 2, 300):
+        rois = some_rois(count)
+        torch.testing.assert_close(loaded(FEATURES, rois), head(FEATURES, rois), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_runtime_computes_the_same(mode):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    op = ROIAlign(3, 2, 0.25, 2, mode)
+    program = torch.onnx.export(op, (FEATURES, some_rois(5)), dynamo=True, dynamic_shapes=({}, {0: K}), verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [argument.name for argument in session.get_inputs()]
+
+    def run(rois):
+        (output,) = session.run(None, dict(zip(names, (FEATURES.numpy(), rois.numpy()), strict=True)))
+        return torch.from_numpy(output)
+
+    special = torch.tensor(
+        [[0, 0, 1, 0, 9], [1, float("nan"), 1, 9, 9], [1, 400, 400, 500, 500], [float("nan"), 4, 4, 9, 9]]
+    )
+    for rois in (some_rois(0), some_rois(1), some_rois(300), special):
+        torch.testing.assert_close(run(rois), op(FEATURES, rois), rtol=0, atol=(0, 1e-5)[mode])
+    for index in (2.0, -1.0, -0.5):
+        with pytest.raises(Exception, match=r"batch_indices value -1 .* out of range"):
+            run(torch.tensor([[index, 1, 1, 9, 9]]))
+
+
+@pytest.mark.parametrize("sample_num", [2, 0])
+def test_fx_keeps_one_exact_node(sample_num):
+    head = Head(sample_num)
+    graph = torch.fx.symbolic_trace(head)
+    assert [node.target.__name__ for node in graph.graph.nodes if node.op == "call_function"] == ["_roi_align"]
+    rois = some_rois(40)
+    for module in (graph, pickle.loads(pickle.dumps(graph))):
+        assert_same_bits(module(FEATURES, rois).detach().numpy(), head(FEATURES, rois).detach().numpy())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_can_trace_but_not_script():
+    head = Head()
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(head, (FEATURES, some_rois(4))), buffer)
+    buffer.seek(0)
+    loaded = torch.jit.load(buffer)
+    for count in (0, 1, 40):
+        rois = some_rois(count)
+        torch.testing.assert_close(loaded(FEATURES, rois), head(FEATURES, rois), rtol=0, atol=1e-5)
+    with pytest.raises(Exception, match=r"aren't supported|not supported"):
+        torch.jit.script(ROIAlign(3, 2, 0.25))
+
+
+def test_fake_and_meta_tensors_have_shapes_and_dtypes():
+    meta = ROIAlign(3, 2, 0.25)(FEATURES.half().to("meta"), some_rois(6).to("meta"))
+    assert (meta.shape, meta.dtype, meta.device.type) == ((6, 3, 3, 2), torch.float16, "meta")
+    with FakeTensorMode():
+        fake = Head()(torch.empty(2, 3, 20, 30), torch.empty(6, 5))
+    assert fake.shape == (6, 5)
+
+
+def test_autocast_leaves_float16_alone_when_compiled():
+    op, tensors = ROIAlign(3, 2, 0.25), (FEATURES.half(), some_rois(40).half())
+    compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
+    expected = compiled(*tensors)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same_bits(compiled(*tensors).numpy(), expected.numpy())
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("index", [2, -1, -0.5, 1.01, float("inf")])
+def test_a_bad_index_is_an_error_when_it_is_run(index):
+    op, rois = ROIAlign(3, 2, 0.25), some_rois(3)
+    program = torch.export.export(op, (FEATURES, rois)).module()
+    compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
+    rois[1, 0] = index
+    for call in (program, compiled):
+        with pytest.raises(RuntimeError, match="ROIAlign: rois with an image index out of range"):
+            call(FEATURES, rois)
+
+
+def test_an_adaptive_grid_is_refused_where_it_cannot_be_traced():
+    op, tensors = ROIAlign(3, 2, 0.25, 0), (FEATURES, some_rois(40))
+    message = r"an adaptive grid .* depends on the values of the rois"
+    with pytest.raises(RuntimeError, match=message):
+        torch.export.export(op, tensors, strict=False)
+    for in_one_graph in (
+        lambda: torch.export.export(op, tensors, strict=True),
+        lambda: torch.compile(op, fullgraph=True, backend="aot_eager")(*tensors),
+    ):
+        with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
+            in_one_graph()
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda features, rois: op(features * 2, rois) + 1, backend="aot_eager")
+    assert_same_bits(compiled(*tensors).numpy(), (op(FEATURES * 2, tensors[1]) + 1).numpy())
+
+
+def test_shapes_are_refused_when_traced():
+    with pytest.raises(ValueError, match=r"rois must have shape \(K, 5\)"):
+        torch.export.export(ROIAlign(3, 2, 0.25), (FEATURES, some_rois(4)[:, 1:]))
