@@ -218,7 +218,7 @@ _REASON: dict[str, Any] = (  # torch takes one since 2.7
 )
 
 
-@torch.compiler.disable(**_REASON)  # type: ignore[untyped-decorator]
+@torch.compiler.disable(**_REASON)  # type: ignore[untyped-decorator, no-untyped-call]
 def _pool_adaptive_grids(
     features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
 ) -> torch.Tensor:

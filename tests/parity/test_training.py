@@ -26,8 +26,8 @@ LEARNING_RATE = 0.1
 BOUND = 1e-5
 
 
-def step_in_torch(pool):
-    """Return the loss before one step of gradient descent, and the weights after it."""
+def train_in_torch(pool, steps=1):
+    """Return the loss before each step of gradient descent, and the weights after the last."""
 
     class Head(torch.nn.Module):
         def __init__(self):
@@ -41,14 +41,18 @@ def step_in_torch(pool):
     head = Head()
     head.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in WEIGHTS.items()})
     optimizer = torch.optim.SGD(head.parameters(), LEARNING_RATE)
-    loss = ((head(torch.from_numpy(IMAGES), torch.from_numpy(ROIS)) - torch.from_numpy(TARGET)) ** 2).mean()
-    loss.backward()
-    optimizer.step()
-    return loss.item(), {name: value.numpy() for name, value in head.state_dict().items()}
+    losses = []
+    for _ in range(steps):
+        loss = ((head(torch.from_numpy(IMAGES), torch.from_numpy(ROIS)) - torch.from_numpy(TARGET)) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, {name: value.numpy() for name, value in head.state_dict().items()}
 
 
-def step_in_mindspore(make_pool, *, jit):
-    """Return the loss before one step of gradient descent, and the weights after it."""
+def train_in_mindspore(make_pool, *, jit=False, steps=1):
+    """Return the loss before each step of gradient descent, and the weights after the last."""
     ms = operators.import_mindspore()
 
     class Head(ms.nn.Cell):
@@ -75,32 +79,45 @@ def step_in_mindspore(make_pool, *, jit):
         optimizer(gradients)
         return loss
 
-    loss = (ms.jit(train) if jit else train)(ms.Tensor(IMAGES), ms.Tensor(ROIS), ms.Tensor(TARGET))
-    return float(loss.asnumpy()), {name: value.asnumpy() for name, value in head.parameters_dict().items()}
+    step = ms.jit(train) if jit else train
+    losses = [float(step(ms.Tensor(IMAGES), ms.Tensor(ROIS), ms.Tensor(TARGET)).asnumpy()) for _ in range(steps)]
+    return losses, {name: value.asnumpy() for name, value in head.parameters_dict().items()}
 
 
-def distance(step, other):
+def distance(training, other):
     """Return the largest difference between two losses, or two weights."""
-    (loss, weights), (other_loss, other_weights) = step, other
+    (losses, weights), (other_losses, other_weights) = training, other
     assert set(weights) == set(other_weights) == set(WEIGHTS)
-    return max(abs(loss - other_loss), *(np.abs(weights[name] - other_weights[name]).max() for name in weights))
-
-
-def mindspore_operator(ms):
-    operator = ms.ops.ROIAlign(2, 3, 0.5, 2, 1)
-    operator.add_prim_attr("arguments", "2x3 of the tiny head")
-    return operator
+    assert len(losses) == len(other_losses)
+    return max(
+        np.abs(np.subtract(losses, other_losses)).max(),
+        *(np.abs(weights[name] - other_weights[name]).max() for name in weights),
+    )
 
 
 def test_a_mindspore_model_takes_the_same_step_on_torch():
     # The last row is padding: MindSpore pools it to whatever was in memory, so it must not count.
-    original = step_in_mindspore(lambda ms: _without_padding(ms, mindspore_operator(ms)), jit=False)
-    assert distance(original, step_in_torch(ROIAlign(2, 3, 0.5, 2, 1))) < BOUND
+    original = train_in_mindspore(lambda ms: _without_padding(ms, _in_mode(ms, 1)))
+    assert distance(original, train_in_torch(ROIAlign(2, 3, 0.5, 2, 1))) < BOUND
 
     def naive(features, rois):
         return torchvision.ops.roi_align(features, rois, (2, 3), 0.5, 2, aligned=True)
 
-    assert distance(original, step_in_torch(naive)) > 100 * BOUND
+    assert distance(original, train_in_torch(naive)) > 100 * BOUND
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_20_steps_of_training_are_those_of_mindspore_with_its_gradient(mode):
+    original = train_in_mindspore(lambda ms: _without_padding(ms, _in_mode(ms, mode)), steps=20)
+    as_mindspore = train_in_torch(ROIAlign(2, 3, 0.5, 2, mode, backward_roi_end_mode=1), steps=20)
+    by_default = train_in_torch(ROIAlign(2, 3, 0.5, 2, mode), steps=20)
+    assert original[0][-1] < original[0][0] / 2  # it learns
+    assert distance(original, as_mindspore) < BOUND
+    if mode == 1:
+        assert distance(original, by_default) < BOUND
+    else:
+        assert by_default[0][0] == pytest.approx(original[0][0], abs=BOUND)
+        assert np.abs(np.subtract(by_default[0], original[0])).max() > 500 * BOUND
 
 
 def _without_padding(ms, operator):
@@ -118,10 +135,10 @@ def _without_padding(ms, operator):
 def test_a_torch_model_takes_the_same_step_on_mindspore(jit, aligned):
     from ms2torch_roi import RoIAlign
 
-    original = step_in_torch(torchvision.ops.RoIAlign((2, 3), 0.5, 2, aligned))
-    assert distance(original, step_in_mindspore(lambda _: RoIAlign((2, 3), 0.5, 2, aligned), jit=jit)) < BOUND
+    original = train_in_torch(torchvision.ops.RoIAlign((2, 3), 0.5, 2, aligned))
+    assert distance(original, train_in_mindspore(lambda _: RoIAlign((2, 3), 0.5, 2, aligned), jit=jit)) < BOUND
     if not jit:
-        naive = step_in_mindspore(lambda ms: _in_mode(ms, int(aligned)), jit=False)
+        naive = train_in_mindspore(lambda ms: _in_mode(ms, int(aligned)))
         assert distance(original, naive) > 100 * BOUND
 
 
@@ -134,15 +151,15 @@ def _in_mode(ms, mode):
 def test_a_torch_model_with_adaptive_grids_takes_the_same_step_on_mindspore():
     from ms2torch_roi import RoIAlign
 
-    original = step_in_torch(torchvision.ops.RoIAlign((2, 3), 0.5, -1, aligned=True))
-    assert distance(original, step_in_mindspore(lambda _: RoIAlign((2, 3), 0.5, -1, aligned=True), jit=False)) < BOUND
+    original = train_in_torch(torchvision.ops.RoIAlign((2, 3), 0.5, -1, aligned=True))
+    assert distance(original, train_in_mindspore(lambda _: RoIAlign((2, 3), 0.5, -1, aligned=True))) < BOUND
 
 
 def test_a_cell_trains_in_graph_mode():
     from ms2torch_roi import RoIAlign
 
     ms = operators.import_mindspore()
-    original = step_in_torch(torchvision.ops.RoIAlign((2, 3), 0.5, 2, aligned=True))
+    original = train_in_torch(torchvision.ops.RoIAlign((2, 3), 0.5, 2, aligned=True))
     ms.set_context(mode=ms.GRAPH_MODE)
     try:
         port = step_in_graph_mode(ms, RoIAlign((2, 3), 0.5, 2, aligned=True))
@@ -152,7 +169,7 @@ def test_a_cell_trains_in_graph_mode():
 
 
 def step_in_graph_mode(ms, pool):
-    """As step_in_mindspore, with MindSpore's own training cells."""
+    """As train_in_mindspore, with MindSpore's own training cells."""
 
     class Head(ms.nn.Cell):
         def __init__(self):
@@ -168,4 +185,4 @@ def step_in_graph_mode(ms, pool):
     ms.load_param_into_net(head, {name: ms.Parameter(value, name=name) for name, value in WEIGHTS.items()})
     train = ms.nn.TrainOneStepCell(head, ms.nn.SGD(head.trainable_params(), LEARNING_RATE)).set_train()
     loss = train(ms.Tensor(IMAGES), ms.Tensor(ROIS), ms.Tensor(TARGET))
-    return float(loss.asnumpy()), {name: head.parameters_dict()[name].asnumpy() for name in WEIGHTS}
+    return [float(loss.asnumpy())], {name: head.parameters_dict()[name].asnumpy() for name in WEIGHTS}
