@@ -1,0 +1,103 @@
+"""ROIAlign in two processes: data parallel models, and DTensors of sharded rois and channels."""
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from test_training import IMAGES, ROIS, Head, gradients_of
+
+from ms2torch_roi import ROIAlign
+
+pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+
+PLACEMENTS = ["rois", "channels", "nothing"]
+
+
+def run_in_two_processes(function, tmp_path, *arguments):
+    """Run ``function(rank, *arguments)`` in two processes that can talk, and return what they return."""
+    torch.multiprocessing.spawn(_start, (function, str(tmp_path), *arguments), nprocs=2)
+    return [torch.load(tmp_path / str(rank)) for rank in range(2)]
+
+
+def _start(rank, function, path, *arguments):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}/rendezvous", rank=rank, world_size=2)
+    torch.save(function(rank, *arguments), f"{path}/{rank}")
+    dist.destroy_process_group()
+
+
+def _train_data_parallel(rank):
+    """Each process has an image of its own, and its rois."""
+    head = torch.nn.parallel.DistributedDataParallel(Head())
+    rois = ROIS[ROIS[:, 0] == rank] * torch.tensor([0, 1, 1, 1, 1])
+    return list(gradients_of(head, lambda head: head(IMAGES[rank : rank + 1], rois)).values())
+
+
+def test_data_parallel_training_has_the_gradient_of_one_process(tmp_path):
+    expected = gradients_of(Head(), lambda head: head(IMAGES, ROIS)).values()
+    for gradients in run_in_two_processes(_train_data_parallel, tmp_path):
+        for actual, value in zip(gradients, expected, strict=True):
+            # DDP takes the mean over processes of what the loss here is a sum of; both sum in float32.
+            torch.testing.assert_close(2 * actual, value, rtol=1e-5, atol=1e-5)
+
+
+OP = ROIAlign(3, 2, 0.25)
+SHARDED_ROIS = torch.cat((ROIS, ROIS[:1] + torch.tensor([1, 2, 3, 4, 5])))  # 5: three on one rank, two on the other
+WEIGHTS = torch.from_numpy(np.random.default_rng(1).standard_normal((5, 4, 3, 2)).astype(np.float32))
+FEATURES = torch.from_numpy(np.random.default_rng(2).standard_normal((2, 4, 20, 30)).astype(np.float32))
+
+
+def _pool_sharded(rank, sharded):
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2,))
+    features = distribute_tensor(FEATURES, mesh, [Shard(1) if sharded == "channels" else Replicate()]).requires_grad_()
+    rois = distribute_tensor(SHARDED_ROIS, mesh, [Shard(0) if sharded == "rois" else Replicate()])
+    output = OP(features, rois)
+    (output * distribute_tensor(WEIGHTS, mesh, output.placements)).sum().backward()
+    return output.to_local(), output.full_tensor(), features.grad.full_tensor()
+
+
+@pytest.mark.parametrize("sharded", PLACEMENTS)
+def test_dtensors_have_the_bits_of_one_process(sharded, tmp_path):
+    features = FEATURES.clone().requires_grad_()
+    expected = OP(features, SHARDED_ROIS)
+    (expected * WEIGHTS).sum().backward()
+    results = run_in_two_processes(_pool_sharded, tmp_path, sharded)
+    shapes = {"rois": [(3, 4, 3, 2), (2, 4, 3, 2)], "channels": [(5, 2, 3, 2)] * 2, "nothing": [(5, 4, 3, 2)] * 2}
+    assert [tuple(local.shape) for local, _, _ in results] == shapes[sharded]
+    for _, output, gradient in results:
+        assert torch.equal(output, expected)
+        if sharded == "rois":  # the sum over ranks has an order of its own
+            torch.testing.assert_close(gradient, features.grad, rtol=0, atol=1e-6)
+        else:
+            assert torch.equal(gradient, features.grad)
+
+
+def _refused(rank):
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+    mesh, other = init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (2, 1))
+    replicated = distribute_tensor(ROIS, mesh, [Replicate()])
+    calls = [
+        (distribute_tensor(FEATURES, mesh, [Shard(0)]), replicated),
+        (distribute_tensor(FEATURES, mesh, [Shard(1)]), distribute_tensor(ROIS, mesh, [Shard(0)])),
+        (FEATURES, replicated),
+        (distribute_tensor(FEATURES, other, [Replicate()] * 2), replicated),
+    ]
+    return [_message_of_value_error(*call) for call in calls]
+
+
+def _message_of_value_error(features, rois):
+    with pytest.raises(ValueError, match="ROIAlign: ") as caught:
+        OP(features, rois)
+    return str(caught.value)
+
+
+def test_other_placements_are_refused(tmp_path):
+    for first, second, third, fourth in run_in_two_processes(_refused, tmp_path):
+        assert "features are placed as (Shard(dim=0),) and rois as (Replicate(),)" in first
+        assert "features are placed as (Shard(dim=1),) and rois as (Shard(dim=0),)" in second
+        assert "must both be DTensors or neither, but features is a Tensor" in third
+        assert "features are on the mesh" in fourth
