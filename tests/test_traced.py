@@ -10,6 +10,7 @@ from helpers import MINDSPORE_EDGE_CASES, assert_same_bits
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ms2torch_roi import ROIAlign, boxes
 from ms2torch_roi.parity import cases, operators
@@ -245,6 +246,37 @@ def test_autocast_leaves_float16_alone_when_compiled():
     expected = compiled(*tensors)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_same_bits(compiled(*tensors).numpy(), expected.numpy())
+
+
+class _Operations(TorchDispatchMode):
+    """Records the operations that run, and the devices of their tensors."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor) and output.dim():
+            self.found.append((function.overloadpacket, {tensor.device.type for tensor in args if _has_values(tensor)}))
+        return output
+
+
+def _has_values(value):
+    return isinstance(value, torch.Tensor) and value.dim()
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_on_an_accelerator_everything_stays_there_and_torchvision_is_called_once(mode):
+    # Of fake tensors, which need no accelerator, and refuse to be read by the host.
+    with FakeTensorMode():
+        features, rois = torch.empty(2, 3, 20, 30, device="cuda"), torch.empty(6, 5, device="cuda")
+        with _Operations() as operations:
+            operations.found = []
+            output = ROIAlign(3, 2, 0.25, 2, mode)(features, rois)
+    assert output.device.type == "cuda"
+    names, devices = zip(*operations.found, strict=True)
+    assert names.count(torch.ops.torchvision.roi_align) == 1
+    assert not {torch.ops.aten._to_copy, torch.ops.aten.copy_, torch.ops.aten.nonzero, torch.ops.aten.index} & set(
+        names
+    )
+    assert set().union(*devices) == {"cuda"}
 
 
 # What is refused.
