@@ -40,22 +40,42 @@ class ROIAlign(torch.nn.Module):
         roi_end_mode: with 1, ``x2, y2`` is the last pixel of the box, which ends at ``x2 + 1``, and boxes may be
             smaller than a feature cell. With 0 the box ends at ``x2``, and is enlarged to one cell at least. (Neither
             is torchvision's ``aligned=True``; MAPPING.md has the details.)
+        backward_roi_end_mode: the mode whose gradient ``features`` get; None for ``roi_end_mode``, the true gradient.
+            MindSpore's own gradient of mode 0 is that of mode 1. If the losses of a port agree at the first step and
+            diverge from the second, this is why: 1 trains as MindSpore does.
 
     Shape:
         ``features`` (N, C, H, W) and ``rois`` (K, 5), rows of ``(index, x1, y1, x2, y2)`` with the coordinates in
         image pixels, give (K, C, pooled_height, pooled_width).
 
-    The computation runs in the dtype of the tensors, float16, float32 or (an extension to MindSpore) float64; float16
-    and float32 mixed are computed in float32 and returned in the dtype of ``features``. On CPU in float16 and float32
-    every row that MindSpore defines has the same bits. Rows that MindSpore leaves unwritten, those with ``|x1|`` and
-    ``|x2|`` below 0.001, pool to 0. The gradient for ``features`` is the true gradient; ``rois`` get none.
+    Both inputs may be torch tensors, NumPy arrays or MindSpore tensors, in any mix; the output is of the kind of
+    ``features``. Only torch features have a gradient. DTensors are pooled where they are: features sharded by channel,
+    or rois by row.
+
+    The computation runs in the dtype of the tensors, float16, float32 or (an extension to MindSpore) float64, with
+    autocast or without; two of float16, float32 and bfloat16 mixed, and bfloat16 alone, are computed in float32. The
+    output has the dtype of ``features``. On CPU in float16 and float32 every row that MindSpore defines has the same
+    bits, and so has the gradient for ``features`` of mode 1 as long as MindSpore adds it up on one thread. Rows that
+    MindSpore leaves unwritten, those with ``|x1|`` and ``|x2|`` below 0.001, pool to 0; they have no gradient, and
+    ``rois`` have none.
+
+    Compiled, exported or traced, and on accelerators, the module is one torchvision call and some arithmetic on the
+    boxes, which never waits for their values. On a CPU, mode 0 keeps its bits. Mode 1 keeps them for most boxes; a
+    value differs by at most ``2**-20`` (float16: ``2**-7``) times the largest coordinate of its box in cells, relative
+    to the largest feature. A sample on the border, one cell around the image, may fall on its other side, but no box
+    within the image loses one. What is not finite in the first pixel of an image turns samples outside, and rows that
+    pool to 0, into NaN, and float16 has torchvision's border above 2048 cells. Accelerators have kernels of their own,
+    and no promise of bits. Adaptive grids depend on the values of the rois: they cannot be exported, break a compiled
+    graph, and wait for the values on an accelerator.
 
     Raises:
         TypeError: at construction, an argument that is not an int (``spatial_scale``: a float); in a call, inputs
-            that are not tensors, or of another dtype.
-        ValueError: ``roi_end_mode`` neither 0 nor 1; in a call, another shape, or inputs on different devices.
-        RuntimeError: a pooled size below 1; in a call, an image index outside ``[0, N - 1]``, or an adaptive grid of
-            more than 2**20 samples.
+            that are not such arrays, or of another dtype.
+        ValueError: a mode neither 0 nor 1; in a call, another shape, inputs on different devices, or DTensors that are
+            placed otherwise.
+        RuntimeError: a pooled size below 1; in a call, an image index outside ``[0, N - 1]`` (on an accelerator a
+            device-side assertion, as of torch's own indexing), an adaptive grid of more than 2**20 samples along an
+            axis of a bin, or one where the rois have no values.
 
     Example, the one of MindSpore's documentation:
 

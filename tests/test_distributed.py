@@ -1,5 +1,7 @@
 """ROIAlign in two processes: data parallel models, and DTensors of sharded rois and channels."""
 
+import datetime
+
 import numpy as np
 import pytest
 import torch
@@ -22,8 +24,10 @@ def run_in_two_processes(function, tmp_path, *arguments):
 
 def _start(rank, function, path, *arguments):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}/rendezvous", rank=rank, world_size=2)
+    wait = datetime.timedelta(seconds=60)  # rather than for half an hour, if the other process has failed
+    dist.init_process_group("gloo", init_method=f"file://{path}/rendezvous", rank=rank, world_size=2, timeout=wait)
     torch.save(function(rank, *arguments), f"{path}/{rank}")
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -136,6 +137,17 @@ def test_rows_that_pool_to_zero_do_so_in_one_call(mode):
     assert not make_fx(ROIAlign(3, 2, 0.25, 2, mode), tracing_mode="fake")(*tensors)(*tensors).any()
 
 
+def test_a_first_pixel_that_is_not_finite_spreads_to_samples_outside():
+    features = FEATURES.clone()
+    features[0, :, 0, 0] = float("inf")
+    rois = torch.tensor([[0, 400, 400, 500, 500], [0, 0, 1, 0, 9], [1, 400, 400, 500, 500.0]])
+    op = ROIAlign(3, 2, 0.25)
+    assert not op(features, rois).any()
+    output = make_fx(op, tracing_mode="fake")(features, rois)(features, rois)
+    assert output[:2].isnan().all()
+    assert not output[2].any()
+
+
 # Compilers and exporters.
 
 
@@ -163,6 +175,7 @@ def test_compiled_models_train_without_a_graph_break_on_any_number_of_rois(mode,
     assert graphs[-1] <= 5
 
 
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler for inductor")
 def test_compiled_by_inductor():
     for mode in (0, 1):
         for dtype, bound in ((torch.float32, 1e-5), (torch.float16, 0.1)):
