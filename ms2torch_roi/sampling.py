@@ -27,6 +27,9 @@ NDArray = npt.NDArray[Any]
 # over threads, at a cost for every operation that is fifty times the gain when the cores are busy.
 BLOCK_VALUES = 2**15
 
+# Values that the gradient adds up at a time: many samples in a bin shall not take much memory.
+GRADIENT_VALUES = 2**20
+
 # The most samples along one axis of a bin. Their squares are beyond what either kernel could visit in a day.
 MAX_GRID = 2**20
 
@@ -65,11 +68,7 @@ def pool_as_mindspore(
     Raises:
         RuntimeError: an adaptive grid of more than 2**20 samples along one axis of a bin.
     """
-    boxes, size = feature_boxes
-    dtype = boxes.dtype
-    grid = _boxes.mindspore_grid(size, *pooled, sample_num)
-    count = _boxes.mindspore_count(grid, dtype)
-    border = [_boxes.mindspore_border(length, dtype) for length in features.shape[2:]]
+    grid, count, border = _mindspore_grid(feature_boxes, pooled, sample_num, features.shape)
     return _pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=False)
 
 
@@ -137,23 +136,32 @@ def gradient_terms_as_mindspore(
         ``(image, bins, cells, weights, counts)``, 1-D and of one length. ``bins`` counts those of all K rows and
         ``cells`` those of an image.
     """
-    boxes, size = feature_boxes
-    dtype = boxes.dtype
-    grid = _boxes.mindspore_grid(size, *pooled, sample_num)
-    count = _boxes.mindspore_count(grid, dtype)
-    border = [_boxes.mindspore_border(length, dtype) for length in shape[2:]]
+    grid, count, border = _mindspore_grid(feature_boxes, pooled, sample_num, shape)
     for image, part, y, x in _blocks(shape, feature_boxes, rows, pooled, grid, border):
-        # Row, bin along y and x, sample along y and x, cell along y and x.
-        y_cell, y_weight = (a[:, :, None, :, None, :, None] for a in _cells(y))
-        x_cell, x_weight = (a[:, None, :, None, :, None, :] for a in _cells(x))
-        inside = y.inside[:, :, None, :, None, None, None] & x.inside[:, None, :, None, :, None, None]
-        first = part[:, None, None] * (pooled[0] * pooled[1])
-        bins = (first + np.arange(pooled[0] * pooled[1]).reshape(pooled))[..., None, None, None, None]
-        weights = y_weight * x_weight
-        every = np.broadcast_to(inside, weights.shape)
-        bins = np.broadcast_to(bins, weights.shape)[every]
-        cells = (y_cell * shape[3] + x_cell)[every]
-        yield image, bins, cells, weights[every], count[bins // (pooled[0] * pooled[1])]
+        (y_cell, y_weight), (x_cell, x_weight) = _cells(y), _cells(x)
+        bins = part.size * pooled[0] * pooled[1]
+        per_bin = 4 * y.low.shape[2] * x.low.shape[2] * shape[1]
+        step = max(1, GRADIENT_VALUES // max(per_bin, 1))
+        for first in range(0, bins, step):
+            row, p, q = np.unravel_index(np.arange(first, min(first + step, bins)), (part.size, *pooled))
+            # Bin, sample along y and x, cell along y and x.
+            weight = y_weight[row, p][:, :, None, :, None] * x_weight[row, q][:, None, :, None, :]
+            cell = y_cell[row, p][:, :, None, :, None] * shape[3] + x_cell[row, q][:, None, :, None, :]
+            inside = y.inside[row, p][:, :, None, None, None] & x.inside[row, q][:, None, :, None, None]
+            inside = np.broadcast_to(inside, weight.shape)
+            index = np.nonzero(inside)[0]
+            bin_ = (part[row] * pooled[0] + p) * pooled[1] + q
+            yield image, bin_[index], cell[inside], weight[inside], count[part[row]][index]
+
+
+def _mindspore_grid(
+    feature_boxes: FeatureBoxes, pooled: tuple[int, int], sample_num: int, shape: Sequence[int]
+) -> tuple[NDArray, NDArray, list[float]]:
+    """Return the (K, 2) grids, the (K,) divisors, and the last coordinates along y and x."""
+    boxes, size = feature_boxes
+    grid = _boxes.mindspore_grid(size, *pooled, sample_num)
+    count = _boxes.mindspore_count(grid, boxes.dtype)
+    return grid, count, [_boxes.mindspore_border(length, boxes.dtype) for length in shape[2:]]
 
 
 def _torchvision_grid(
