@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 import numpy as np
+import torch
 
+from ms2torch_roi import ROIAlign
 from ms2torch_roi.parity import edges
 from ms2torch_roi.parity.verdicts import same_bits
 
@@ -40,3 +42,17 @@ def without(package):
 EDGE_CASES = list(edges.edge_cases())
 MINDSPORE_EDGE_CASES = [case for case in EDGE_CASES if case.direction == "to-torch"]
 TORCHVISION_EDGE_CASES = [case for case in EDGE_CASES if case.direction == "to-mindspore"]
+
+
+class Head(torch.nn.Module):
+    """A tiny detection head, of the same weights each time."""
+
+    def __init__(self, sample_num=2, roi_end_mode=1, backward_roi_end_mode=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.pool = ROIAlign(3, 2, 0.25, sample_num, roi_end_mode, backward_roi_end_mode)
+        self.linear = torch.nn.Linear(24, 5)
+
+    def forward(self, images, rois):
+        return self.linear(self.pool(self.convolution(images), rois).flatten(1))

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from test_training import IMAGES, ROIS, Head, gradients_of
+from helpers import Head
+from test_torch_training import IMAGES, ROIS, gradients_of
 
 from ms2torch_roi import ROIAlign
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import MINDSPORE_EDGE_CASES, assert_same_bits
+from helpers import MINDSPORE_EDGE_CASES, Head, assert_same_bits
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -31,18 +31,6 @@ def some_rois(count, seed=0):
 @pytest.fixture(autouse=True)
 def nothing_compiled():
     torch._dynamo.reset()
-
-
-class Head(torch.nn.Module):
-    def __init__(self, sample_num=2, roi_end_mode=1, backward_roi_end_mode=None):
-        super().__init__()
-        torch.manual_seed(0)
-        self.convolution = torch.nn.Conv2d(3, 4, 3, padding=1)
-        self.pool = ROIAlign(3, 2, 0.25, sample_num, roi_end_mode, backward_roi_end_mode)
-        self.linear = torch.nn.Linear(24, 5)
-
-    def forward(self, images, rois):
-        return self.linear(self.pool(self.convolution(images), rois).flatten(1))
 
 
 # Bits and bounds. make_fx takes no compiler, and so no time: it traces the very path that they do.

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same_bits
+from helpers import Head, assert_same_bits
 from torch.utils.checkpoint import checkpoint
 
 from ms2torch_roi import ROIAlign
@@ -13,18 +13,6 @@ from ms2torch_roi import ROIAlign
 IMAGES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 20, 30)).astype(np.float32))
 # Of many cells, of less than one, over the edge, and padding.
 ROIS = torch.tensor([[0, 9, 7, 40, 33], [1, 20.3, 5, 20.5, 5.2], [1, -8, 30, 50, 60], [0, 0, 0, 0, 0]])
-
-
-class Head(torch.nn.Module):
-    def __init__(self, sample_num=2, roi_end_mode=1):
-        super().__init__()
-        torch.manual_seed(0)
-        self.convolution = torch.nn.Conv2d(3, 4, 3, padding=1)
-        self.pool = ROIAlign(3, 2, 0.25, sample_num, roi_end_mode)
-        self.linear = torch.nn.Linear(24, 5)
-
-    def forward(self, images, rois):
-        return self.linear(self.pool(self.convolution(images), rois).flatten(1))
 
 
 def gradient(op, features=IMAGES, rois=ROIS):
