@@ -22,11 +22,12 @@ def to_numpy(value: Any, operator: str) -> NDArray | None:
     Raises:
         RuntimeError: a torch tensor on another device than the CPU.
     """
-    if isinstance(value, np.ndarray):
-        # The frameworks take neither negative strides nor foreign byte orders.
-        forward = value if min(value.strides, default=0) >= 0 else value.copy()
-        return forward.astype(value.dtype.newbyteorder("="), copy=False)
-    array: NDArray
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        # The frameworks take neither negative strides, nor such as are no multiple of an item, nor foreign byte orders.
+        if any(stride < 0 or stride % value.itemsize for stride in value.strides):
+            value = value.copy()
+        array: NDArray = value.astype(value.dtype.newbyteorder("="), copy=False)
+        return array
     if _is_tensor(value, "mindspore"):
         array = value.asnumpy()
     elif _is_tensor(value, "torch"):
@@ -34,7 +35,7 @@ def to_numpy(value: Any, operator: str) -> NDArray | None:
             raise RuntimeError(
                 f"{operator}: a torch tensor is on {value.device}, but MindSpore takes them from the CPU"
             )
-        array = value.detach().numpy()
+        array = value.detach().resolve_neg().numpy()
     else:
         return None
     return array

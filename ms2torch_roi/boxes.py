@@ -39,7 +39,7 @@ def mindspore_boxes(xp: Any, rois: Array, spatial_scale: float, roi_end_mode: in
     """
     index = xp.asarray(rois[:, :1], dtype=xp.float32)
     index = xp.round(xp.where(index == index, index, 0) + 7e-5)
-    scale = xp.asarray(spatial_scale, dtype=rois.dtype)
+    scale = _scale_like(xp, rois, spatial_scale)
     start = rois[:, 1:3] * scale
     end = (rois[:, 3:] + roi_end_mode) * scale
     size = end - start
@@ -55,12 +55,18 @@ def torchvision_boxes(xp: Any, boxes: Array, spatial_scale: float, aligned: bool
     ``aligned`` moves boxes by half a cell, so that a pixel's value stands at its centre; without it, what is smaller
     than one cell is enlarged to one cell.
     """
-    scale = xp.asarray(spatial_scale, dtype=boxes.dtype)
+    scale = _scale_like(xp, boxes, spatial_scale)
     corners = boxes[:, 1:] * scale - (0.5 if aligned else 0.0)
     size = corners[:, 2:] - corners[:, :2]
     if not aligned:
         size = xp.where(size < 1, 1, size)
     return xp.concatenate((xp.trunc(boxes[:, :1]), corners), 1), size
+
+
+def _scale_like(xp: Any, boxes: Array, spatial_scale: float) -> Array:
+    """Return the scale as (K, 1), in the dtype of the boxes; both libraries round it to float32 before float16."""
+    wide = xp.float64 if boxes.dtype == xp.float64 else xp.float32
+    return xp.asarray(xp.ones_like(boxes[:, :1], dtype=wide) * spatial_scale, dtype=boxes.dtype)
 
 
 def boxes_of_images(xp: Any, boxes: Sequence[Array]) -> Array:

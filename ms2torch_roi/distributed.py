@@ -40,6 +40,12 @@ def pool(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor, torch.T
             f"ROIAlign: features are placed as {features.placements} and rois as {rois.placements}; along an axis of"
             " the mesh, features may be sharded by channel, Shard(1), or rois by row, Shard(0); the other is replicated"
         )
+    for size, placement in zip(mesh.shape, features.placements):  # noqa: B905
+        share = -(-features.shape[1] // size)
+        if placement == Shard(1) and share * (size - 1) >= features.shape[1]:
+            raise ValueError(
+                f"ROIAlign: features have {features.shape[1]} channels, too few to shard over {size} ranks"
+            )
     of_output, of_gradient = zip(*(_PLACEMENTS[pair] for pair in placements))  # noqa: B905
     output = pool_tensors(features.to_local(grad_placements=of_gradient), rois.to_local())
     shape = torch.Size((rois.shape[0], features.shape[1], *output.shape[2:]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import mindspore as ms
@@ -124,8 +126,13 @@ def roi_align(
 class _Namespace:
     """What the rules use of NumPy. ``mindspore.numpy`` has it too, but not where a length is unknown when compiling."""
 
-    def asarray(self, value: Any, dtype: Any) -> ms.Tensor:
-        return ms.Tensor(value, dtype)
+    float32, float64 = ms.float32, ms.float64
+
+    def asarray(self, value: ms.Tensor, dtype: Any) -> ms.Tensor:
+        return ops.cast(value, dtype)
+
+    def ones_like(self, tensor: ms.Tensor, dtype: Any) -> ms.Tensor:
+        return ops.cast(ops.ones_like(tensor), dtype)
 
     def full(self, shape: tuple[int, int], value: float, dtype: Any) -> ms.Tensor:
         return ops.full(shape, value, dtype=dtype)
@@ -183,13 +190,15 @@ def _nothing() -> None:
 def _check_tensors(input: Any, boxes: Any) -> None:
     """Raise unless the inputs are tensors that MindSpore's operator takes; their shapes are looked at elsewhere."""
     if not isinstance(input, ms.Tensor):
-        raise TypeError(f"roi_align: input must be a tensor of MindSpore or torch or a NumPy array, got {type(input)}")
+        raise TypeError(
+            f"roi_align: input must be MindSpore's tensor, or in PyNative mode torch's or NumPy's, got {type(input)}"
+        )
     if input.dtype not in (ms.float16, ms.float32):
         raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got input {input.dtype}")
     for part in boxes if isinstance(boxes, (list, tuple)) else (boxes,):
         if not isinstance(part, ms.Tensor):
             raise AssertionError(
-                f"roi_align: boxes must be a tensor, a NumPy array, or a list of them, got {type(part)}"
+                f"roi_align: boxes must be a tensor like input, or a list of such tensors, got {type(part)}"
             )
         if part.dtype not in (ms.float16, ms.float32):
             raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got boxes {part.dtype}")
@@ -397,8 +406,13 @@ class _SamplerGradient(nn.Cell):  # type: ignore[misc]
 def without_gradient(array: NDArray, features: ms.Tensor, operator: str) -> ms.Tensor:
     """Return the tensor of an array that another framework has computed from ``features``, without a gradient.
 
-    MindSpore would take the gradient for 0; computing it raises RuntimeError instead.
+    MindSpore would take the gradient for 0. Computing it raises RuntimeError instead, and inside a graph this does.
     """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "eval_script":  # by which MindSpore's graphs run Python
+            raise RuntimeError(f"{operator}: inside a MindSpore graph its gradient would be 0; use it in PyNative mode")
+        frame = frame.f_back
     cell = _Computed(array, operator)
     # With graph mode set, calling a cell would compile it, and no gradient is recorded outside of graphs.
     return cell.construct(features) if ms.get_context("mode") == ms.GRAPH_MODE else cell(features)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import sys
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +21,9 @@ from . import arrays, params, sampling
 from . import boxes as _boxes
 
 NDArray = npt.NDArray[Any]
+
+# What the rules use of NumPy. torch.asarray would move a tensor to the default device.
+_xp = types.SimpleNamespace(**{**vars(torch), "asarray": lambda tensor, dtype: tensor.to(dtype)})
 
 _DTYPES = (torch.float16, torch.float32, torch.float64, torch.bfloat16)
 
@@ -61,12 +64,12 @@ class ROIAlign(torch.nn.Module):
 
     Compiled, exported or traced, and on accelerators, the module is one torchvision call and some arithmetic on the
     boxes, which never waits for their values. On a CPU, mode 0 keeps its bits. Mode 1 keeps them for most boxes; a
-    value differs by at most ``2**-20`` (float16: ``2**-7``) times the largest coordinate of its box in cells, relative
-    to the largest feature. A sample on the border, one cell around the image, may fall on its other side, but no box
-    within the image loses one. What is not finite in the first pixel of an image turns samples outside, and rows that
-    pool to 0, into NaN, and float16 has torchvision's border above 2048 cells. Accelerators have kernels of their own,
-    and no promise of bits. Adaptive grids depend on the values of the rois: they cannot be exported, break a compiled
-    graph, and wait for the values on an accelerator.
+    value differs by at most ``2**-19`` (float16: ``2**-6``) times the largest coordinate of its box in cells, or 1,
+    relative to the largest feature. A sample on the border, one cell around the image, may fall on its other side, but
+    no box within the image loses one. What is not finite in the first pixel of an image turns samples outside, and rows
+    that pool to 0, into NaN, and float16 has torchvision's border above 2048 cells. Accelerators have kernels of their
+    own, and no promise of bits. Adaptive grids depend on the values of the rois: they cannot be exported, break a
+    compiled graph, and wait for the values on an accelerator.
 
     Raises:
         TypeError: at construction, an argument that is not an int (``spatial_scale``: a float); in a call, inputs
@@ -147,12 +150,14 @@ def _roi_align(
     def pool_tensors(features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
         return _pool(features, rois, arguments, backward_mode)
 
-    if not (isinstance(features, torch.Tensor) and isinstance(rois, torch.Tensor)):
-        return _pool_arrays(features, rois, pool_tensors)
     if type(features) is not torch.Tensor or type(rois) is not torch.Tensor:
         distributed = sys.modules.get("torch.distributed.tensor")
         if distributed is not None and any(isinstance(value, distributed.DTensor) for value in (features, rois)):
-            return importlib.import_module(".distributed", __package__).pool(features, rois, pool_tensors)
+            from .distributed import pool
+
+            return pool(features, rois, pool_tensors)
+        if not (isinstance(features, torch.Tensor) and isinstance(rois, torch.Tensor)):
+            return _pool_arrays(features, rois, pool_tensors)
     return pool_tensors(features, rois)
 
 
@@ -204,7 +209,7 @@ def _pool_in_one_call(
     pooled, scale, samples, roi_end_mode = arguments
 
     def call(features: torch.Tensor, mode: int) -> torch.Tensor:
-        boxes = _boxes.torchvision_call_of_all(torch, rois, features.shape[0], scale, mode)
+        boxes = _boxes.torchvision_call_of_all(_xp, rois, features.shape[0], scale, mode)
         # torchvision itself refuses the index -1 on a CPU only.
         torch._assert_async((boxes[:, 0] >= 0).all(), "ROIAlign: rois with an image index out of range")
         output: torch.Tensor = roi_align(features, boxes, pooled, 1.0, samples, mode == 1)
@@ -212,21 +217,9 @@ def _pool_in_one_call(
 
     if backward_mode == roi_end_mode or not (features.requires_grad and torch.is_grad_enabled()):
         return call(features, roi_end_mode)
-    # Pooling is linear: pooled zeros add nothing but their gradient.
-    zeros: torch.Tensor = _Zeros.apply(features)
+    # Pooling is linear: pooled zeros add nothing but their gradient. (A custom one would be lost on torch.export.)
+    zeros = (features - features.detach()).nan_to_num()
     return call(features.detach(), roi_end_mode) + call(zeros, backward_mode)
-
-
-class _Zeros(torch.autograd.Function):
-    """Zeros in the shape of the features, whose gradient the features get."""
-
-    @staticmethod
-    def forward(ctx: Any, features: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(features)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient
 
 
 _NOT_TRACED = (
@@ -252,7 +245,7 @@ def _pool_by_values(
     features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
 ) -> torch.Tensor:
     """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none."""
-    pixels = rois.numpy(force=True)
+    pixels = rois.cpu().resolve_neg().numpy()
     in_range = _boxes.mindspore_has_image(np, pixels[:, 0], features.shape[0])
     params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
@@ -335,9 +328,10 @@ def _pool_arrays(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor,
         array = None if isinstance(value, torch.Tensor) else arrays.to_numpy(value, "ROIAlign")
         if array is None:
             return value
+        if array.flags.writeable:
+            return torch.from_numpy(array)
         with warnings.catch_warnings():
-            if not array.flags.writeable:  # nothing here writes to it
-                warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # nothing here writes to it
             return torch.from_numpy(array)
 
     output = pool_tensors(as_tensor(features), as_tensor(rois))
@@ -349,6 +343,8 @@ def _pool_arrays(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor,
 def _check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, torch.Tensor):
         found = f"{type(value).__module__}.{type(value).__qualname__}"  # MindSpore's is called Tensor as well
+        if isinstance(value, np.ma.MaskedArray):
+            found += ": a mask would be lost"
         raise TypeError(f"ROIAlign: {name} must be a tensor of torch or MindSpore or a NumPy array, got {found}")
     if value.dtype not in _DTYPES:
         raise TypeError(f"ROIAlign: {name} must be float16, float32, float64 or bfloat16, got {value.dtype}")

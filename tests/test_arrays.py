@@ -77,6 +77,10 @@ def awkward(array, how):
         return array[..., ::-1].copy()[..., ::-1]
     if how == "of another byte order":
         return array.astype(array.dtype.newbyteorder())
+    if how == "a field of a record":
+        record = np.zeros(array.shape, [("odd", np.int8), ("value", array.dtype)])
+        record["value"] = array
+        return record["value"]
     if how == "read only":
         array = array.copy()
         array.flags.writeable = False
@@ -84,7 +88,7 @@ def awkward(array, how):
     return np.asfortranarray(array)
 
 
-AWKWARD = ["backwards", "of another byte order", "read only", "of another layout"]
+AWKWARD = ["backwards", "of another byte order", "a field of a record", "read only", "of another layout"]
 
 
 @pytest.mark.parametrize("how", AWKWARD)
@@ -124,6 +128,7 @@ def test_errors_are_those_of_tensors():
             "rois must be a tensor of torch or MindSpore or a NumPy array, got builtins.list",
         ),
         (FEATURES.astype(object), ROIS, TypeError, "object"),
+        (np.ma.masked_array(FEATURES), ROIS, TypeError, "got numpy.ma.*: a mask would be lost"),
         (FEATURES, ROIS + 5, RuntimeError, "rois row 0: image index 6.0 is out of range"),
     ):
         with pytest.raises(error, match=match):
@@ -156,6 +161,33 @@ def test_a_gradient_for_mindspore_features_is_refused_rather_than_0():
     gradient = ms.grad(lambda features: ROIAlign(1, 2, 0.5)(features, ROIS).sum())
     with pytest.raises(RuntimeError, match="ROIAlign: torch cannot give the gradient of a MindSpore tensor"):
         gradient(mindspore_tensor(FEATURES)).asnumpy()
+
+
+@pytest.mark.mindspore
+@pytest.mark.parametrize("graph_mode", [False, True])
+def test_mindspore_tensors_inside_a_graph_are_refused(graph_mode):
+    ms = operators.import_mindspore()
+    op, rois = ROIAlign(1, 2, 0.5), mindspore_tensor(ROIS)
+
+    def loss_of(features):
+        return op(features, rois).sum()
+
+    ms.set_context(mode=ms.GRAPH_MODE if graph_mode else ms.PYNATIVE_MODE)
+    try:
+        gradient = ms.grad(loss_of if graph_mode else ms.jit(loss_of))
+        with pytest.raises(RuntimeError, match="ROIAlign: inside a MindSpore graph its gradient would be 0"):
+            gradient(mindspore_tensor(FEATURES)).asnumpy()
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def test_warnings_of_others_are_left_as_they_are():
+    code = (
+        "import warnings, numpy\nfrom ms2torch_roi import ROIAlign\n"
+        "features, rois = numpy.ones((1, 1, 9, 9), 'f4'), numpy.array([[0, 1, 1, 5, 4]], 'f4')\n"
+        "for _ in range(3):\n    ROIAlign(2, 2, 0.5)(features, rois)\n    warnings.warn('once')\n"
+    )
+    assert run_python(code).stderr.count("UserWarning: once") == 1
 
 
 # On MindSpore.
@@ -214,7 +246,7 @@ def test_torch_tensors_elsewhere_are_refused_on_mindspore():
 @pytest.mark.mindspore
 def test_arrays_of_no_kind_are_refused_on_mindspore():
     operators.import_mindspore()
-    with pytest.raises(TypeError, match="input must be a tensor of MindSpore or torch or a NumPy array"):
+    with pytest.raises(TypeError, match="input must be MindSpore's tensor, or in PyNative mode torch's or NumPy's"):
         ms2torch_roi.roi_align(FEATURES.tolist(), ROIS, 2)
     with pytest.raises(TypeError, match="takes float16 and float32, got input Float64"):
         ms2torch_roi.roi_align(FEATURES.astype(np.float64), ROIS.astype(np.float64), 2)

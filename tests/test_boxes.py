@@ -34,6 +34,15 @@ def test_scale_is_rounded_to_the_dtype_of_the_boxes():
     assert start != np.float16(1001 * 0.1)
 
 
+def test_scale_is_rounded_to_float32_before_float16():
+    scale = 1 + 2**-11 + 2**-40  # of which float32 keeps a tie, and float16 then 1
+    rois = np.array([[0, 1001, 0, 1001, 0]], np.float16)
+    assert np.float16(scale) > 1
+    assert boxes.mindspore_boxes(np, rois, scale, 0)[0][0, 1] == 1001
+    assert boxes.torchvision_boxes(np, rois, scale, False)[0][0, 1] == 1001
+    assert boxes.mindspore_boxes(np, rois.astype(np.float64), scale, 0)[0][0, 1] == 1001 * scale
+
+
 def _random_rois(dtype):
     with np.errstate(over="ignore"):
         return np.concatenate([cases.random_case(1, number).rois for number in range(40)]).astype(dtype)

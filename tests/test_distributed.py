@@ -61,6 +61,7 @@ def _pool_sharded(rank, sharded):
     rois = distribute_tensor(SHARDED_ROIS, mesh, [Shard(0) if sharded == "rois" else Replicate()])
     output = OP(features, rois)
     (output * distribute_tensor(WEIGHTS, mesh, output.placements)).sum().backward()
+    assert output.stride() == torch.empty(output.shape).stride()
     return output.to_local(), output.full_tensor(), features.grad.full_tensor()
 
 
@@ -90,6 +91,8 @@ def _refused(rank):
         (distribute_tensor(FEATURES, mesh, [Shard(1)]), distribute_tensor(ROIS, mesh, [Shard(0)])),
         (FEATURES, replicated),
         (distribute_tensor(FEATURES, other, [Replicate()] * 2), replicated),
+        (distribute_tensor(FEATURES[:, :1], mesh, [Shard(1)]), replicated),
+        (FEATURES.numpy(), replicated),
     ]
     return [_message_of_value_error(*call) for call in calls]
 
@@ -101,8 +104,27 @@ def _message_of_value_error(features, rois):
 
 
 def test_other_placements_are_refused(tmp_path):
-    for first, second, third, fourth in run_in_two_processes(_refused, tmp_path):
+    for first, second, third, fourth, fifth, sixth in run_in_two_processes(_refused, tmp_path):
         assert "features are placed as (Shard(dim=0),) and rois as (Replicate(),)" in first
         assert "features are placed as (Shard(dim=1),) and rois as (Shard(dim=0),)" in second
         assert "must both be DTensors or neither, but features is a Tensor" in third
         assert "features are on the mesh" in fourth
+        assert "1 channels, too few to shard over 2 ranks" in fifth
+        assert "must both be DTensors or neither, but features is a ndarray" in sixth
+
+
+def _pool_gathered_and_compiled(rank):
+    from torch.distributed._functional_collectives import all_gather_tensor
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2,))
+    gathered = OP(FEATURES, all_gather_tensor(SHARDED_ROIS[:2], 0, mesh))
+    features, rois = distribute_tensor(FEATURES, mesh, [Replicate()]), distribute_tensor(SHARDED_ROIS, mesh, [Shard(0)])
+    compiled = torch.compile(OP, fullgraph=True, backend="aot_eager")(features, rois)
+    return gathered, compiled.full_tensor()
+
+
+def test_rois_of_a_collective_and_compiled_dtensors(tmp_path):
+    for gathered, compiled in run_in_two_processes(_pool_gathered_and_compiled, tmp_path):
+        assert torch.equal(gathered, OP(FEATURES, SHARDED_ROIS[[0, 1, 0, 1]]))
+        torch.testing.assert_close(compiled, OP(FEATURES, SHARDED_ROIS), rtol=0, atol=1e-5)

@@ -133,10 +133,10 @@ def test_bfloat16_is_refused(ms, ours):
 
 
 def test_what_is_no_array_is_refused(ms, ours):
-    with pytest.raises(TypeError, match=r"input must be a tensor of MindSpore or torch .*, got <class 'list'>"):
+    with pytest.raises(TypeError, match=r"input must be MindSpore's tensor, or .*, got <class 'list'>"):
         ours.roi_align(FEATURES.tolist(), ms.Tensor(BOXES), 2)
     for rois in (BOXES.tolist(), [BOXES[:, 1:].tolist()], None):
-        with pytest.raises(AssertionError, match=r"boxes must be a tensor, a NumPy array, or a list of them, got"):
+        with pytest.raises(AssertionError, match=r"boxes must be a tensor like input, or a list of such tensors, got"):
             ours.roi_align(ms.Tensor(FEATURES), rois, 2)
 
 

@@ -181,8 +181,9 @@ def _grids(kind: Kind) -> Iterator[_Edge]:
 
 
 def _scales(kind: Kind) -> Iterator[_Edge]:
-    for scale in (1.0, 0.0625, 1 / 3, 0.37, 1e-3, 0.0, -0.5, INF, NAN, 1e39):
-        yield from _in_both_modes(kind, _Edge("scales", f"spatial_scale {scale:.4g}", SOME_BOXES, scale=scale))
+    # The second is rounded to 1 in float16 by way of float32, and up without.
+    for scale in (1.0, 1 + 2**-11 + 2**-40, 0.0625, 1 / 3, 0.37, 1e-3, 0.0, -0.5, INF, NAN, 1e39):
+        yield from _in_both_modes(kind, _Edge("scales", f"spatial_scale {scale:.9g}", SOME_BOXES, scale=scale))
 
 
 def _indices(kind: Kind) -> Iterator[_Edge]:
