@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,31 +15,57 @@ from .cases import Case
 NDArray = npt.NDArray[Any]
 
 
+# What two gradients may differ by, of the largest gradient: they are sums, and a framework on several threads adds them
+# up in an order that changes from call to call. float16 sums are rounded to float16 after each addition.
+GRADIENT_BOUND = {"float16": 0.05, "float32": 2e-5, "float64": 1e-12}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What may differ: values by ``atol + rtol * abs(expected)``, and ``max_differing`` values of a case by more.
+
+    By default nothing may: on a CPU the ports have the bits of the original.
+    """
+
+    atol: float = 0.0
+    rtol: float = 0.0
+    max_differing: int = 0
+
+
+EXACT = Tolerance()
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What came out of one case.
 
-    ``values`` were compared, ``differing`` of them differ, by ``largest_difference`` at most (infinity where one side
-    is NaN or infinite and the other is not). ``left_out`` counts the rows that were not compared, by reason.
-    ``first`` describes the first value that differs. ``problem`` says why nothing could be compared.
-    ``reproduction`` is Python that runs a case that failed again.
+    ``number`` is its place in the run. ``values`` were compared, ``differing`` of them differ by more than the
+    tolerance, which allows for ``allowed`` of those; ``largest_difference`` is infinity where one side is NaN or
+    infinite and the other is not. ``left_out`` counts the rows that were not compared, by reason. ``first`` describes
+    the first value that differs, and ``heat_map`` has the largest difference in each bin (of a gradient: in each cell)
+    over all rows and channels. ``problem`` says why nothing could be compared. ``explanation`` names the rule that the
+    values follow, where one is known. ``reproduction`` is Python that runs a case that failed again.
     """
 
     case: str
     direction: str
     category: str
+    number: int = 0
     values: int = 0
     differing: int = 0
+    allowed: int = 0
     largest_difference: float = 0.0
     left_out: dict[str, int] = field(default_factory=dict)
     first: str = ""
+    heat_map: list[list[float]] = field(default_factory=list)
     problem: str = ""
+    explanation: str = ""
     reproduction: str = ""
 
     @property
     def passed(self) -> bool:
-        """Tell whether every value compared is the same."""
-        return not self.differing and not self.problem
+        """Tell whether no more values differ than may."""
+        return self.differing <= self.allowed and not self.problem
 
 
 def same_bits(left: NDArray, right: NDArray) -> NDArray:
@@ -48,14 +75,17 @@ def same_bits(left: NDArray, right: NDArray) -> NDArray:
 
 
 def judge(
-    case: Case, expected: NDArray | Exception, actual: NDArray | Exception, category: str | None = None
+    case: Case,
+    expected: NDArray | Exception,
+    actual: NDArray | Exception,
+    category: str | None = None,
+    tolerance: Tolerance = EXACT,
 ) -> Verdict:
     """Compare what the original gave for a case with what the port gave, over the rows that the original defines."""
     verdict = functools.partial(Verdict, case.name, case.direction, category or case.category)
     if case.raises is not None or isinstance(expected, Exception) or isinstance(actual, Exception):
         return verdict(problem=_judge_errors(case, expected, actual))
-    if expected.shape != actual.shape or expected.dtype != actual.dtype:
-        problem = f"expected {expected.dtype} {expected.shape}, got {actual.dtype} {actual.shape}"
+    if problem := _judge_types(expected, actual):
         return verdict(problem=problem)
     if case.printed is not None and not same_bits(expected, case.printed).all():
         problem = f"expected the documentation's {case.printed.tolist()}, {case.original} gave {expected.tolist()}"
@@ -65,26 +95,64 @@ def judge(
     if actual[undefined].any():
         return verdict(problem=f"the port gave other values than 0 for rows {case.undefined_reason}")
     rows = np.flatnonzero(~undefined)
-    expected, actual = _flushed(expected[rows]), _flushed(actual[rows])
-    different = ~same_bits(expected, actual)
-    first = ""
-    largest = 0.0
-    if different.any():
-        at = np.unravel_index(different.argmax(), different.shape)
-        first = (
-            f"rois row {rows[at[0]]} {case.rois[rows[at[0]]].tolist()}, channel {at[1]}, bin ({at[2]}, {at[3]}):"
-            f" expected {expected[at]!r}, got {actual[at]!r}"
-        )
-        with np.errstate(invalid="ignore"):
-            distance = np.abs(expected[different].astype(np.float64) - actual[different].astype(np.float64))
-        largest = float(np.nan_to_num(distance, nan=np.inf).max())
+
+    def describe(at: Sequence[int]) -> str:
+        row = rows[at[0]]
+        return f"rois row {row} {case.rois[row].tolist()}, channel {at[1]}, bin ({at[2]}, {at[3]})"
+
     return verdict(
-        values=expected.size,
-        differing=int(different.sum()),
-        largest_difference=largest,
+        **_compare(_flushed(expected[rows]), _flushed(actual[rows]), tolerance, describe),
         left_out={case.undefined_reason: int(undefined.sum())} if undefined.any() else {},
-        first=first,
     )
+
+
+def judge_gradient(
+    case: Case, expected: NDArray, actual: NDArray | Exception, category: str, tolerance: Tolerance = EXACT
+) -> Verdict:
+    """Compare two gradients for the features of a case, which may differ by ``GRADIENT_BOUND`` in any case."""
+    verdict = functools.partial(Verdict, case.name, case.direction, category)
+    if isinstance(actual, Exception):
+        return verdict(problem=f"the gradient of the port raised {type(actual).__name__}: {actual}")
+    if problem := _judge_types(expected, actual):
+        return verdict(problem=f"gradient: {problem}")
+    finite = np.abs(expected[np.isfinite(expected)].astype(np.float64))
+    bound = GRADIENT_BOUND[case.dtype.name] * float(finite.max(initial=0))
+
+    def describe(at: Sequence[int]) -> str:
+        return f"gradient for image {at[0]}, channel {at[1]}, cell ({at[2]}, {at[3]})"
+
+    at_least = replace(tolerance, atol=max(tolerance.atol, bound))
+    return verdict(**_compare(expected, actual, at_least, describe))
+
+
+def _judge_types(expected: NDArray, actual: NDArray) -> str:
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return f"expected {expected.dtype} {expected.shape}, got {actual.dtype} {actual.shape}"
+    return ""
+
+
+def _compare(
+    expected: NDArray, actual: NDArray, tolerance: Tolerance, describe: Callable[[Sequence[int]], str]
+) -> dict[str, Any]:
+    """Return what a Verdict says of two arrays of the same shape (rows, channels, height, width)."""
+    different = ~same_bits(expected, actual)
+    distance = np.zeros(expected.shape)
+    with np.errstate(invalid="ignore"):
+        distance[different] = np.abs(expected[different].astype(np.float64) - actual[different].astype(np.float64))
+        distance = np.nan_to_num(distance, nan=np.inf, posinf=np.inf)
+        different &= ~(distance <= tolerance.atol + tolerance.rtol * np.abs(expected.astype(np.float64)))
+    first = ""
+    if different.any():
+        at = [int(i) for i in np.unravel_index(different.argmax(), different.shape)]
+        first = f"{describe(at)}: expected {expected[tuple(at)]!r}, got {actual[tuple(at)]!r}"
+    return {
+        "values": expected.size,
+        "differing": int(different.sum()),
+        "allowed": tolerance.max_differing,
+        "largest_difference": float(distance.max(initial=0)),
+        "first": first,
+        "heat_map": distance.max((0, 1)).tolist() if different.any() else [],
+    }
 
 
 def _flushed(values: NDArray) -> NDArray:
