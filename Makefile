@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: check test test-without-mindspore lint bench clean
+.PHONY: check test test-without-mindspore lint bench golden matrix clean
 
 check: .venv/.installed
 	$(BIN)/ms2torch-roi check
@@ -22,6 +22,14 @@ lint: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/way_back.py
+
+# The calls of every supported MindSpore that come with the package, recorded again.
+golden: .venv/.installed
+	$(BIN)/python tools/golden.py
+
+# Both frameworks in all supported versions, each in an environment of its own, into MAPPING.md: an hour or two.
+matrix: .venv/.installed
+	$(BIN)/python tools/matrix.py --write
 
 # torch and torchvision are resolved together, so that torchvision's own pin chooses torch.
 .venv/.installed: pyproject.toml

@@ -3,6 +3,8 @@
     from ms2torch_roi import ROIAlign            # MindSpore's constructor and call, a torch.nn.Module, on torchvision
     from ms2torch_roi import RoIAlign, roi_align # torchvision's constructor and call, a mindspore.nn.Cell, on MindSpore
     from ms2torch_roi import reference           # both operators in NumPy
+    from ms2torch_roi import record              # record the calls that a model makes, to replay them elsewhere
+    from ms2torch_roi import assert_parity       # assert that a call has the same bits in both
 
 Nothing here imports a framework; each name imports the one it runs on when it is first used.
 """
@@ -15,10 +17,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import reference
     from .mindspore import RoIAlign, roi_align
+    from .parity.assertions import assert_parity
+    from .parity.recording import record
     from .torch import ROIAlign
 
 __version__ = "0.1.0"
-__all__ = ["ROIAlign", "RoIAlign", "reference", "roi_align"]
+__all__ = ["ROIAlign", "RoIAlign", "assert_parity", "record", "reference", "roi_align"]
+
+# Public function: module that holds it.
+_FUNCTIONS = {"assert_parity": "parity.assertions", "record": "parity.recording"}
 
 # Public name: module that holds it, the packages that module runs on, the extra that installs them.
 _FRAMEWORK_NAMES = {
@@ -31,6 +38,8 @@ _FRAMEWORK_NAMES = {
 def __getattr__(name: str) -> Any:
     if name == "reference":
         return importlib.import_module(".reference", __name__)
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f".{_FUNCTIONS[name]}", __name__), name)
     if name not in _FRAMEWORK_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, packages, extra = _FRAMEWORK_NAMES[name]

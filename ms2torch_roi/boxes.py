@@ -94,7 +94,7 @@ def mindspore_unwritten(xp: Any, rois: Array) -> Array:
 
 def mindspore_grid(size: NDArray, pooled_height: int, pooled_width: int, sample_num: int) -> NDArray:
     """Return (K, 2) numbers of samples in a bin, along x and along y; MindSpore rounds an adaptive one down."""
-    return _grid(np.floor, size, pooled_height, pooled_width, sample_num)
+    return sampling_grid(np.floor, size, pooled_height, pooled_width, sample_num)
 
 
 def torchvision_grid(size: NDArray, pooled_height: int, pooled_width: int, sampling_ratio: int) -> NDArray:
@@ -103,7 +103,7 @@ def torchvision_grid(size: NDArray, pooled_height: int, pooled_width: int, sampl
     Raises:
         RuntimeError: a box that is inverted along one axis only has a negative number of samples.
     """
-    grid = _grid(np.ceil, size, pooled_height, pooled_width, sampling_ratio)
+    grid = sampling_grid(np.ceil, size, pooled_height, pooled_width, sampling_ratio)
     negative = (grid.prod(1) < 0) & np.isfinite(size).all(1)
     if negative.any():
         row = int(negative.argmax())
@@ -114,7 +114,8 @@ def torchvision_grid(size: NDArray, pooled_height: int, pooled_width: int, sampl
     return grid
 
 
-def _grid(rounding: np.ufunc, size: NDArray, pooled_height: int, pooled_width: int, samples: int) -> NDArray:
+def sampling_grid(rounding: np.ufunc, size: NDArray, pooled_height: int, pooled_width: int, samples: int) -> NDArray:
+    """Return (K, 2) numbers of samples in a bin, along x and along y, where an adaptive one is rounded like this."""
     if samples > 0:
         return np.full(size.shape, samples)
     bins = rounding(size / np.asarray((pooled_width, pooled_height), size.dtype)).astype(np.float64)

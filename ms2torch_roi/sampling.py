@@ -69,7 +69,7 @@ def pool_as_mindspore(
         RuntimeError: an adaptive grid of more than 2**20 samples along one axis of a bin.
     """
     grid, count, border = _mindspore_grid(feature_boxes, pooled, sample_num, features.shape)
-    return _pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=False)
+    return pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=False)
 
 
 def pool_as_torchvision(
@@ -86,7 +86,7 @@ def pool_as_torchvision(
         RuntimeError: an adaptive grid that is too large, or negative along one axis.
     """
     grid, count, border = _torchvision_grid(feature_boxes, pooled, sampling_ratio, features.shape)
-    return _pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=True)
+    return pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=True)
 
 
 def gradient_as_torchvision(
@@ -108,6 +108,20 @@ def gradient_as_torchvision(
         sampling_ratio: as in ``pool_as_torchvision``.
     """
     grid, count, border = _torchvision_grid(feature_boxes, pooled, sampling_ratio, shape)
+    return gradient_of_pool(gradient, shape, feature_boxes, rows, pooled, grid, count, border)
+
+
+def gradient_of_pool(
+    gradient: NDArray,
+    shape: Sequence[int],
+    feature_boxes: FeatureBoxes,
+    rows: NDArray,
+    pooled: tuple[int, int],
+    grid: NDArray,
+    count: NDArray,
+    border: list[float],
+) -> NDArray:
+    """Return the gradient for the features of ``pool``, in float32."""
     of_values = np.zeros((len(feature_boxes[0]), *gradient.shape[1:]), np.float32)
     of_values[rows] = gradient / count[rows, None, None, None].astype(np.float32)
     of_features = np.zeros(shape, np.float32)
@@ -154,6 +168,29 @@ def gradient_terms_as_mindspore(
             yield image, bin_[index], cell[inside], weight[inside], count[part[row]][index]
 
 
+def sample_positions(start: NDArray, size: NDArray, grid: NDArray, pooled: int, samples: NDArray) -> NDArray:
+    """Return where samples of R boxes lie along one axis, in cells: (R, pooled, samples).
+
+    Args:
+        start: (R,), of the boxes.
+        size: (R,), of the boxes.
+        grid: (R,) numbers of samples in a bin.
+        pooled: number of bins.
+        samples: which samples of each bin, counted from 0; integers that broadcast to the shape of the result.
+    """
+    dtype = start.dtype
+    bin_size = (size / np.asarray(pooled, dtype))[:, None, None]
+    bin_start = start[:, None, None] + np.arange(pooled).astype(dtype)[:, None] * bin_size
+    at: NDArray = bin_start + (samples + 0.5).astype(dtype) * bin_size / grid.astype(dtype)[:, None, None]
+    return at
+
+
+def inside_image(positions: NDArray, border: float) -> NDArray:
+    """Return bool: the positions along one axis that are not outside an image whose last coordinate is ``border``."""
+    inside: NDArray = (positions >= -1) & (positions <= border)
+    return inside
+
+
 def _mindspore_grid(
     feature_boxes: FeatureBoxes, pooled: tuple[int, int], sample_num: int, shape: Sequence[int]
 ) -> tuple[NDArray, NDArray, list[float]]:
@@ -174,7 +211,7 @@ def _torchvision_grid(
     return grid, count, [_boxes.torchvision_border(length, boxes.dtype) for length in shape[2:]]
 
 
-def _pool(
+def pool(
     features: Array,
     feature_boxes: FeatureBoxes,
     rows: NDArray,
@@ -255,33 +292,25 @@ def _axis_samples(
 ) -> _AxisSamples:
     """Place the samples of R boxes, each (R,) in cells, along an axis of ``pooled`` bins and ``length`` cells."""
     dtype = start.dtype
-    grid = grid[:, None, None]
-    bin_size = (size / np.asarray(pooled, dtype))[:, None, None]
-    bin_start = start[:, None, None] + np.arange(pooled).astype(dtype)[:, None] * bin_size
 
-    def position(i: NDArray) -> NDArray:
-        at: NDArray = bin_start + (i + 0.5).astype(dtype) * bin_size / grid.astype(dtype)
-        return at
-
-    def is_inside(i: NDArray, at: NDArray) -> NDArray:
-        inside: NDArray = (i < grid) & (at >= -1) & (at <= border)
-        return inside
+    def place(i: NDArray) -> tuple[NDArray, NDArray]:
+        at = sample_positions(start, size, grid, pooled, i)
+        return at, (i < grid[:, None, None]) & inside_image(at, border)
 
     # Positions never turn back along a bin, so the samples inside follow each other.
     every = np.arange(max(int(grid.max()), 0))
-    inside = is_inside(every, position(every))
+    _, inside = place(every)
     visits = inside.sum(2)
     most = int(visits.max())
     i = (inside.argmax(2)[:, :, None] if most else 0) + np.arange(most)
-    at = position(i)
-    inside = is_inside(i, at)
+    at, inside = place(i)
 
     last = length - 1
     at = np.where(inside & (at > 0), at, dtype.type(0))
     low = np.minimum(at.astype(np.int64), last)
     at = np.where(low == last, np.asarray(last, dtype), at)
     high_weight = at - low.astype(dtype)
-    return _AxisSamples(low, np.minimum(low + 1, last), 1 - high_weight, high_weight, inside, visits < grid[:, :, 0])
+    return _AxisSamples(low, np.minimum(low + 1, last), 1 - high_weight, high_weight, inside, visits < grid[:, None])
 
 
 def _cells(samples: _AxisSamples) -> tuple[NDArray, NDArray]:

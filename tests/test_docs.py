@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import EDGE_CASES
+from torchvision.ops import roi_align
 
+from ms2torch_roi.cli import main
 from ms2torch_roi.parity import cases
 
 ROOT = Path(__file__).parent.parent
@@ -36,11 +39,19 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", _text("README.md"), re.DOTALL)
 
 
 def test_readme_examples_run(capsys):
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
     for example in EXAMPLES:
-        if "import mindspore" not in example:
+        if "import mindspore" not in example and "record" not in example:
             exec(example, {})
     assert "tensor([[[[" in capsys.readouterr().out
+
+
+def test_readme_example_of_a_recording_runs(tmp_path, monkeypatch):
+    (example,) = (example for example in EXAMPLES if "record" in example)
+    monkeypatch.chdir(tmp_path)
+    rois = torch.tensor([[0, 1.0, 1.0, 5.0, 4.0]])
+    exec(example, {"model": lambda images: roi_align(images, rois, 2), "images": torch.ones(1, 3, 8, 8)})
+    assert len(list((tmp_path / "calls").iterdir())) == 1
 
 
 @pytest.mark.mindspore
@@ -61,6 +72,16 @@ def test_readme_ends_the_check_as_the_check_ends():
             pooled = case.output_size if case.direction == "to-mindspore" else (case.pooled_height, case.pooled_width)
             values += 2 * int((~case.undefined).sum()) * case.features.shape[1] * pooled[0] * pooled[1]
     assert f"IDENTICAL: {count:,} cases, {values:,} values compared, 0 differ" in _text("README.md")
+
+
+def test_readme_commands_are_understood(capsys):
+    commands = re.findall(r"^\$ ms2torch-roi (.*?)(?:  +#.*)?$", _text("README.md"), re.MULTILINE)
+    assert len(commands) > 5
+    for command in commands:
+        with pytest.raises(SystemExit, match="0"):
+            main([*command.replace("...", "").split(), "--help"])
+        known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+        assert set(re.findall(r"--[\w-]+", command)) <= known, command
 
 
 def test_readme_commands_exist():

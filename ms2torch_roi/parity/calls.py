@@ -142,7 +142,7 @@ def _call(path: Path, contents: dict[str, NDArray]) -> Call:
     of = f"{'MindSpore' if library == 'mindspore' else library} {versions.get(library, 'unknown')} on {device}"
     return Call(
         case=kind(
-            name=path.name,
+            name="/".join(path.absolute().parts[-2:]),
             category=f"recorded: {of}, {features.dtype.name}, {kind_of_call}",
             source=f"calls.read(Path({str(path)!r})).case",
             features=features,

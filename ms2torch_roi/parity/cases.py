@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 NDArray = npt.NDArray[Any]
 
+DOCUMENTED = "documented example"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case(ABC):
@@ -135,7 +137,7 @@ def documented_cases() -> list[Case]:
     def common(number: int, what: str) -> dict[str, Any]:
         return {
             "name": f"documented example, {what}",
-            "category": "documented example",
+            "category": DOCUMENTED,
             "source": f"cases.documented_cases()[{number}]",
             "features": features,
             "rois": rois,

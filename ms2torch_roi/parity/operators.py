@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable
@@ -44,6 +47,28 @@ def port(case: Case) -> NDArray:
     cell = ms2torch_roi.RoIAlign(**case.arguments)
     output: NDArray = cell(ms.Tensor(case.features), ms.Tensor(case.rois)).asnumpy()
     return output
+
+
+def gradient(case: Case, output_gradient: NDArray, backward_roi_end_mode: int | None = None) -> NDArray:
+    """Return the gradient of the port for the features, given that for its output.
+
+    ``backward_roi_end_mode`` is that of :class:`ms2torch_roi.ROIAlign`.
+    """
+    if isinstance(case, MindSporeCase):
+        module = ms2torch_roi.ROIAlign(**case.arguments, backward_roi_end_mode=backward_roi_end_mode)
+        import torch
+
+        features = torch.from_numpy(case.features).requires_grad_()
+        module(features, torch.from_numpy(case.rois)).backward(torch.from_numpy(output_gradient))
+        result: NDArray = features.grad.numpy()  # type: ignore[union-attr]
+        return result
+    ms = import_mindspore()
+    cell = ms2torch_roi.RoIAlign(**case.arguments)
+    # The sum of output * weights has the weights for its gradient.
+    weights, rois = ms.Tensor(output_gradient), ms.Tensor(case.rois)
+    differentiate = ms.grad(lambda features: (cell(features, rois) * weights).sum())
+    of_features: NDArray = differentiate(ms.Tensor(case.features)).asnumpy()
+    return of_features
 
 
 def reference(case: Case) -> NDArray:
@@ -127,17 +152,11 @@ def import_mindspore() -> Any:
     return ms
 
 
-def versions(*, with_mindspore: bool) -> dict[str, str]:
-    """Return the version of everything that takes part, by name."""
-    import torch
-    import torchvision
-
-    found = {
-        "ms2torch_roi": ms2torch_roi.__version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-    }
-    if with_mindspore:
-        found["mindspore"] = import_mindspore().__version__
+def versions(*, with_mindspore: bool = True) -> dict[str, str]:
+    """Return the version of everything that is installed and may take part, by name."""
+    found = {"ms2torch_roi": ms2torch_roi.__version__, "numpy": np.__version__}
+    for package in ("torch", "torchvision", *(["mindspore"] if with_mindspore else [])):
+        with contextlib.suppress(ModuleNotFoundError):
+            if importlib.util.find_spec(package) is not None:
+                found[package] = importlib.metadata.version(package)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ NDArray = npt.NDArray[Any]
 # What two gradients may differ by, of the largest gradient: they are sums, and a framework on several threads adds them
 # up in an order that changes from call to call. float16 sums are rounded to float16 after each addition.
 GRADIENT_BOUND = {"float16": 0.05, "float32": 2e-5, "float64": 1e-12}
+
+
+# Cells along each axis of a heat map.
+MAX_HEAT_MAP = 64
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Verdict:
     tolerance, which allows for ``allowed`` of those; ``largest_difference`` is infinity where one side is NaN or
     infinite and the other is not. ``left_out`` counts the rows that were not compared, by reason. ``first`` describes
     the first value that differs, and ``heat_map`` has the largest difference in each bin (of a gradient: in each cell)
-    over all rows and channels. ``problem`` says why nothing could be compared. ``explanation`` names the rule that the
-    values follow, where one is known. ``reproduction`` is Python that runs a case that failed again.
+    over all rows and channels, to three digits. ``problem`` says why nothing could be compared. ``explanation`` names
+    the rule that the values follow, where one is known. ``reproduction`` is Python that runs a case that failed again.
     """
 
     case: str
@@ -101,7 +106,7 @@ def judge(
         return f"rois row {row} {case.rois[row].tolist()}, channel {at[1]}, bin ({at[2]}, {at[3]})"
 
     return verdict(
-        **_compare(_flushed(expected[rows]), _flushed(actual[rows]), tolerance, describe),
+        **_compare(flushed(expected[rows]), flushed(actual[rows]), tolerance, describe),
         left_out={case.undefined_reason: int(undefined.sum())} if undefined.any() else {},
     )
 
@@ -123,6 +128,21 @@ def judge_gradient(
 
     at_least = replace(tolerance, atol=max(tolerance.atol, bound))
     return verdict(**_compare(expected, actual, at_least, describe))
+
+
+def describe(verdict: Verdict) -> list[str]:
+    """Return what a person needs to know of a case that failed, in lines."""
+    if verdict.problem:
+        lines = [verdict.problem]
+    else:
+        differ = f"{verdict.differing:,} of {verdict.values:,} values differ"
+        allowed = f" ({verdict.allowed:,} may)" if verdict.allowed else ""
+        lines = [f"{differ}{allowed}, by {verdict.largest_difference:.6g} at most", verdict.first]
+    if verdict.explanation:
+        lines.append(verdict.explanation)
+    if verdict.reproduction:
+        lines.append(f"To see it again:\n\n{verdict.reproduction}\n")
+    return lines
 
 
 def _judge_types(expected: NDArray, actual: NDArray) -> str:
@@ -151,11 +171,18 @@ def _compare(
         "allowed": tolerance.max_differing,
         "largest_difference": float(distance.max(initial=0)),
         "first": first,
-        "heat_map": distance.max((0, 1)).tolist() if different.any() else [],
+        "heat_map": _heat_map(distance.max((0, 1))) if different.any() else [],
     }
 
 
-def _flushed(values: NDArray) -> NDArray:
+def _heat_map(largest: NDArray) -> list[list[float]]:
+    """Return the largest differences to three digits: of cells, or of blocks where there are too many cells."""
+    for axis, length in enumerate(largest.shape):
+        largest = np.maximum.reduceat(largest, range(0, length, -(-length // MAX_HEAT_MAP)), axis)
+    return [[float(f"{value:.3g}") for value in row] for row in largest]
+
+
+def flushed(values: NDArray) -> NDArray:
     """Replace subnormal float32 numbers, below 1.18e-38, by 0.
 
     MindSpore's kernel keeps them in some calls and flushes them to 0 in others, by the threads it happens to run on
@@ -181,6 +208,7 @@ def reproduction(case: Case, original: str, port: str) -> str:
     """Return a few lines of Python that run a case again on two operators of ``operators.py``."""
     arguments = ", ".join(f"{name}={value!r}" for name, value in case.arguments.items())
     return (
+        "import numpy as np\n"
         "from ms2torch_roi.parity import cases, edges, operators, verdicts\n"
         f"case = {case.source}\n"
         f"# {case.operator}({arguments})\n"
@@ -188,4 +216,14 @@ def reproduction(case: Case, original: str, port: str) -> str:
         f"expected = operators.outcome(operators.{original}, case)\n"
         f"actual = operators.outcome(operators.{port}, case)\n"
         "print(verdicts.judge(case, expected, actual))"
+    )
+
+
+def reproduction_of_recorded(path: Path, backward_roi_end_mode: int | None) -> str:
+    """Return a few lines of Python that replay a recorded call."""
+    return (
+        "from pathlib import Path\n"
+        "from ms2torch_roi.parity import campaign\n"
+        f"files = (Path({str(path)!r}),)\n"
+        f"print(campaign.Replay(files, backward_roi_end_mode={backward_roi_end_mode}).verdicts(0))"
     )

@@ -142,7 +142,7 @@ MISTAKES = {
         boxes, "mindspore_unwritten", lambda _: lambda _, rois: np.ones(len(rois), bool), "edge: boxes",
     ),
     "samples outside that add the first pixel": (
-        sampling, "_pool", lambda pool: lambda *a, **_: pool(*a, outside_adds_0=True), "edge: inputs",
+        sampling, "pool", lambda pool: lambda *a, **_: pool(*a, outside_adds_0=True), "edge: inputs",
     ),
     "no check of the index": (params, "check_index", lambda _: lambda *_, **__: None, "edge: errors"),
 }  # fmt: skip
@@ -210,7 +210,7 @@ MISTAKES_BACK = {
     ),
     "MindSpore wherever lengths round otherwise": (boxes, "rounds_alike", lambda _: lambda *_: True, "edge: border"),
     "samples outside that add nothing": (
-        sampling, "_pool", lambda pool: lambda *a, **_: pool(*a, outside_adds_0=False), "edge: inputs",
+        sampling, "pool", lambda pool: lambda *a, **_: pool(*a, outside_adds_0=False), "edge: inputs",
     ),
     "no check of the index": (params, "check_index", lambda _: lambda *_, **__: None, "edge: errors"),
 }  # fmt: skip

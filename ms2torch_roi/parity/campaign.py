@@ -1,0 +1,223 @@
+"""What a command runs, case by case, in this process or on several: the cases of a check, or recorded calls."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from . import calls, cases, diagnosis, edges, operators, shrinking, verdicts
+from .cases import Case
+from .verdicts import EXACT, Tolerance, Verdict
+
+NDArray = npt.NDArray[Any]
+
+DIRECTIONS = ("to-torch", "to-mindspore")
+ROUND_TRIP = "round trip: "
+
+# Recorded calls that come with the package: one folder for each version of MindSpore.
+GOLDEN = Path(__file__).parent / "golden"
+
+# Cases that a worker is handed at a time.
+_CHUNK = 20
+
+
+class Campaign(Protocol):
+    """Numbered cases, each of which can be run anywhere: whatever is needed can be pickled."""
+
+    def __len__(self) -> int: ...
+
+    def verdicts(self, number: int) -> list[Verdict]:
+        """Run one case, and judge it."""
+
+    def shrunk(self, verdict: Verdict) -> Verdict:
+        """Return the verdict on a smaller case that fails as the case of this verdict does, if there is one."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The documented example, the catalogue of edges, and ``random_cases`` random cases for each direction.
+
+    The ports are compared with both frameworks, or, without MindSpore, with the NumPy reference.
+    """
+
+    random_cases: int
+    seed: int = 0
+    directions: tuple[str, ...] = DIRECTIONS
+    with_mindspore: bool = True
+    tolerance: Tolerance = EXACT
+
+    def __len__(self) -> int:
+        return len(_listed_cases(self.directions)) + self.random_cases * len(self.directions)
+
+    def case(self, number: int) -> Case:
+        """Return a case: those listed come first, then the random ones of each direction in turn."""
+        listed = _listed_cases(self.directions)
+        if number < len(listed):
+            return listed[number]
+        of_series, direction = divmod(number - len(listed), len(self.directions))
+        make = {"to-torch": cases.random_case, "to-mindspore": cases.random_torchvision_case}
+        return make[self.directions[direction]](self.seed, of_series)
+
+    def verdicts(self, number: int) -> list[Verdict]:
+        """Run one case on the original and the port, and on a round trip through both."""
+        case = self.case(number)
+        expected = operators.outcome(self._original, case)
+        found = [self._verdict(number, case, expected, operators.port, case.category)]
+        if self.with_mindspore and case.raises is None:
+            category = ROUND_TRIP + case.category.split(":")[0]
+            found.append(self._verdict(number, case, expected, operators.round_trip, category))
+        return found
+
+    def shrunk(self, verdict: Verdict) -> Verdict:
+        """Shrink the random cases; the others are small, and known by name."""
+        case = self.case(verdict.number)
+        if not case.category.startswith("random"):
+            return verdict
+        port = operators.round_trip if verdict.category.startswith(ROUND_TRIP) else operators.port
+
+        def again(case: Case) -> Verdict:
+            expected = operators.outcome(self._original, case)
+            return self._verdict(verdict.number, case, expected, port, verdict.category)
+
+        def fails_alike(case: Case) -> bool:
+            smaller = again(case)
+            return not smaller.passed and _failure(smaller) == _failure(verdict)
+
+        small = shrinking.shrink(case, fails_alike)
+        return verdict if small is case else again(small)
+
+    @property
+    def _original(self) -> operators.Operator:
+        return operators.original if self.with_mindspore else operators.reference
+
+    def _verdict(
+        self, number: int, case: Case, expected: NDArray | Exception, port: operators.Operator, category: str
+    ) -> Verdict:
+        actual = operators.outcome(port, case)
+        verdict = replace(verdicts.judge(case, expected, actual, category, self.tolerance), number=number)
+        if verdict.passed:
+            return verdict
+        return replace(
+            verdict,
+            explanation=_explained(diagnosis.explain, case, expected, actual),
+            reproduction=verdicts.reproduction(case, self._original.__name__, port.__name__),
+        )
+
+
+@functools.cache
+def _listed_cases(directions: tuple[str, ...]) -> list[Case]:
+    return [case for case in (*cases.documented_cases(), *edges.edge_cases()) if case.direction in directions]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Recorded calls, compared with the ports. ``backward_roi_end_mode`` is that of :class:`ms2torch_roi.ROIAlign`."""
+
+    files: tuple[Path, ...]
+    backward_roi_end_mode: int | None = None
+    tolerance: Tolerance = EXACT
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def verdicts(self, number: int) -> list[Verdict]:
+        """Run the port on one recorded call, and on its gradient if that was recorded.
+
+        Raises:
+            ImportError: the framework that the port runs on is missing.
+        """
+        path = self.files[number]
+        try:
+            call = calls.read(path)
+        except (OSError, ValueError) as error:
+            return [Verdict(path.name, "unknown", "unreadable", number, problem=str(error))]
+        case, expected = call.case, call.result
+        actual = operators.outcome(operators.port, case)
+        if isinstance(actual, ImportError):
+            raise actual
+        verdict = verdicts.judge(case, expected, actual, tolerance=self.tolerance)
+        if not verdict.passed:
+            verdict = replace(verdict, explanation=_explained(diagnosis.explain, case, expected, actual))
+        found = [verdict]
+        if call.output_gradient is not None and call.features_gradient is not None:
+            gradient = functools.partial(
+                operators.gradient,
+                output_gradient=call.output_gradient,
+                backward_roi_end_mode=self.backward_roi_end_mode,
+            )
+            actual = operators.outcome(gradient, case)
+            category = f"gradient, {case.category}"
+            verdict = verdicts.judge_gradient(case, call.features_gradient, actual, category, self.tolerance)
+            if not verdict.passed:
+                explain = functools.partial(diagnosis.explain_gradient, case, call.output_gradient)
+                verdict = replace(verdict, explanation=_explained(explain, call.features_gradient, actual))
+            found.append(verdict)
+        again = verdicts.reproduction_of_recorded(path, self.backward_roi_end_mode)
+        return [replace(v, number=number, reproduction="" if v.passed else again) for v in found]
+
+    def shrunk(self, verdict: Verdict) -> Verdict:
+        """Leave recorded calls as they are: there is no original to ask for the output of another."""
+        return verdict
+
+
+def _explained(explain: Callable[..., str], *arguments: Any) -> str:
+    """Explain a difference between two arrays; an error speaks for itself."""
+    return explain(*arguments) if all(not isinstance(argument, Exception) for argument in arguments) else ""
+
+
+def _failure(verdict: Verdict) -> tuple[bool, str, str]:
+    """Return what makes two failures alike: whether values differ, the problem, and the rule that explains them."""
+    return bool(verdict.differing), verdict.problem.partition(":")[0], verdict.explanation.partition(" match ")[2]
+
+
+def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]:
+    """Return the recorded calls among files and folders, by name, and the files in those folders that are none.
+
+    Raises:
+        OSError: a path that does not exist or cannot be read.
+        ValueError: not one recorded call.
+    """
+    paths = list(paths)
+    files: list[Path] = []
+    others: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            for file in sorted(path.iterdir()):
+                (files if file.suffix == calls.SUFFIX else others).append(file)
+        else:
+            path.stat()
+            files.append(path)
+    if not files:
+        raise ValueError(f"no recorded calls ({calls.SUFFIX} files) in {', '.join(map(str, paths))}")
+    return tuple(files), others
+
+
+def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterator[list[Verdict]]:
+    """Run the cases of these numbers, in their order, on as many processes.
+
+    Raises:
+        BrokenProcessPool: a process died.
+    """
+    if workers == 1:
+        yield from map(campaign.verdicts, numbers)
+        return
+    # MindSpore does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread)
+    try:
+        yield from pool.map(campaign.verdicts, numbers, chunksize=_CHUNK)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _use_one_thread() -> None:
+    """Keep the processes from competing for the same cores."""
+    os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,0 +1,153 @@
+"""The format of recorded calls: what is written is read again, and what is not whole is refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ms2torch_roi.parity import calls, cases, edges, operators
+
+
+def a_call(case=None, **changes):
+    case = case or cases.random_case(0, 3)
+    known = {
+        "output": None if case.raises else operators.reference(case),
+        "versions": {"mindspore": "2.10.0", "numpy": np.__version__},
+    }
+    return calls.Call(case=case, **{**known, **changes})
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "calls" / "000001.npz"
+
+
+@pytest.fixture(autouse=True)
+def folder(path):
+    path.parent.mkdir()
+
+
+@pytest.mark.parametrize("make", [cases.random_case, cases.random_torchvision_case])
+@pytest.mark.parametrize("number", range(5))
+def test_what_is_written_is_read_again(path, make, number):
+    case = make(1, number)
+    gradients = {"output_gradient": operators.reference(case) * 2, "features_gradient": case.features * 3}
+    calls.write(path, a_call(case, **gradients, device="GPU"))
+    read = calls.read(path)
+    assert type(read.case) is type(case)
+    assert read.case.arguments == case.arguments
+    assert read.case.name == "calls/000001.npz"
+    assert read.case.category.startswith("recorded: ")
+    assert " on GPU, " in read.case.category
+    pairs = {
+        "features": (read.case.features, case.features),
+        "rois": (read.case.rois, case.rois),
+        "output": (read.result, operators.reference(case)),
+        "output_gradient": (read.output_gradient, gradients["output_gradient"]),
+        "features_gradient": (read.features_gradient, gradients["features_gradient"]),
+    }
+    for name, (actual, expected) in pairs.items():
+        assert actual.dtype == expected.dtype, name
+        assert actual.tobytes() == np.ascontiguousarray(expected).tobytes(), name
+
+
+def test_numpy_alone_can_read_it_without_pickle(path):
+    case = cases.documented_cases()[1]
+    calls.write(path, a_call(case))
+    with np.load(path, allow_pickle=False) as file:
+        assert set(file.files) == {"call", "features", "rois", "output"}
+        facts = json.loads(str(file["call"]))
+    assert facts["format"] == 1
+    assert facts["operator"] == "mindspore.ops.ROIAlign"
+    assert facts["arguments"] == case.arguments
+    assert facts["device"] == "CPU"
+
+
+def test_a_call_that_raised_is_one_that_must_raise(path):
+    case = edges.edge_case("index 2 of 2 images, float32")
+    calls.write(path, a_call(case, error_message="index out of range"))
+    read = calls.read(path)
+    assert read.case.raises is RuntimeError
+    assert isinstance(read.result, RuntimeError)
+    assert str(read.result) == "index out of range"
+
+
+def test_a_file_that_ends_early_is_refused_wherever_it_ends(path):
+    calls.write(path, a_call())
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 251), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"000001\.npz: not a recorded call: "):
+            calls.read(path)
+
+
+def test_a_changed_value_is_noticed(path):
+    call = a_call()
+    calls.write(path, call)
+    whole = path.read_bytes()
+    at = whole.index(np.ascontiguousarray(call.output).tobytes()[:32])
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(ValueError, match="Bad CRC-32"):
+        calls.read(path)
+
+
+def _without(name):
+    def change(contents):
+        del contents[name]
+
+    return change
+
+
+def _facts(**changes):
+    def change(contents):
+        contents["call"] = np.array(json.dumps({**json.loads(str(contents["call"])), **changes}))
+
+    return change
+
+
+def _array(name, array):
+    return lambda contents: contents.__setitem__(name, array)
+
+
+FOREIGN = {
+    "no call": (_without("call"), "there is no 'call' in it, but features, output, rois"),
+    "another format": (_facts(format=2), "its format is 2; this version of ms2torch_roi reads 1"),
+    "another operator": (_facts(operator="numpy.add"), "its operator is 'numpy.add', not one of mindspore"),
+    "no arguments": (_facts(arguments=None), "its versions or arguments are missing"),
+    "an argument too many": (_facts(arguments={"pooled_height": 1, "kernel": 3}), "unexpected keyword argument"),
+    "a bad argument": (
+        _facts(arguments={"pooled_height": 0, "pooled_width": 1, "spatial_scale": 1.0, "sample_num": 2,
+                          "roi_end_mode": 1}),
+        "pooled height and width must be at least 1, got 0 and 1",
+    ),
+    "no features": (_without("features"), "there are no features in it"),
+    "no output": (_without("output"), "there is no output in it"),
+    "features of 3 dimensions": (_array("features", np.zeros((1, 2, 3), "f4")), "features must have 4 dimensions"),
+    "an output of other rois": (_array("output", np.zeros((1, 1, 1, 1), "f4")), r"output has shape \(1, 1, 1, 1\)"),
+    "integers": (_array("rois", np.zeros((3, 5), int)), "rois is int64, not one of float16, float32, float64"),
+    "a gradient of another shape": (_array("features_gradient", np.zeros(3, "f4")), r"has shape \(3,\), not"),
+    "an object": (_array("rois", np.array([{}], object)), "allow_pickle=False"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), FOREIGN.values(), ids=FOREIGN)
+def test_what_is_no_recorded_call_is_refused(path, change, message):
+    calls.write(path, a_call())
+    with np.load(path) as file:
+        contents = dict(file)
+    change(contents)
+    np.savez(path, **contents)
+    with pytest.raises(ValueError, match=message):
+        calls.read(path)
+
+
+def test_a_file_that_cannot_be_opened_is_an_os_error(path):
+    with pytest.raises(FileNotFoundError):
+        calls.read(path)
+
+
+def test_writing_leaves_no_partial_file_and_replaces_what_was_there(path):
+    calls.write(path, a_call())
+    calls.write(path, a_call(cases.random_case(0, 4)))
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert calls.read(path).case.features.shape == cases.random_case(0, 4).features.shape
