@@ -38,7 +38,7 @@ TO_NUMPY = {
 def mixes(*, without_all):
     """Return parameters for every pair of kinds but one, marked if MindSpore takes part."""
     return [
-        pytest.param(*pair, marks=[pytest.mark.mindspore] if "MindSpore" in pair else [])
+        pytest.param(*pair, marks=[pytest.mark.needs_mindspore] if "MindSpore" in pair else [])
         for pair in itertools.product(KINDS, repeat=2)
         if pair != (without_all, without_all)
     ]
@@ -108,7 +108,7 @@ def test_numpy_arrays_share_their_memory(monkeypatch):
     assert np.shares_memory(output, FEATURES)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_mindspore_tensors_share_their_memory(monkeypatch):
     seen = []
     monkeypatch.setattr("ms2torch_roi.torch._pool", lambda features, *_: seen.append(features) or features)
@@ -135,7 +135,7 @@ def test_errors_are_those_of_tensors():
             ROIAlign(1, 2, 0.5)(features, rois)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_bfloat16_of_mindspore_is_refused():
     ms = operators.import_mindspore()
     with pytest.raises(TypeError, match=r"bfloat16|BFloat16|void"):
@@ -155,7 +155,7 @@ def test_numpy_features_and_rois_that_require_a_gradient():
     assert_same_bits(op(FEATURES, torch.from_numpy(ROIS.copy()).requires_grad_()), op(FEATURES, ROIS))
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_a_gradient_for_mindspore_features_is_refused_rather_than_0():
     ms = operators.import_mindspore()
     gradient = ms.grad(lambda features: ROIAlign(1, 2, 0.5)(features, ROIS).sum())
@@ -163,7 +163,7 @@ def test_a_gradient_for_mindspore_features_is_refused_rather_than_0():
         gradient(mindspore_tensor(FEATURES)).asnumpy()
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize("graph_mode", [False, True])
 def test_mindspore_tensors_inside_a_graph_are_refused(graph_mode):
     ms = operators.import_mindspore()
@@ -198,7 +198,7 @@ def in_torchvision(boxes, *arguments, features=FEATURES):
     return torchvision.ops.roi_align(torch.from_numpy(features), boxes, *arguments).numpy()
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize("sampling_ratio", [2, -1])
 @pytest.mark.parametrize(("kind", "boxes_kind"), mixes(without_all="MindSpore"))
 def test_roi_align_on_mindspore_takes_any_kind_and_returns_that_of_the_input(kind, boxes_kind, sampling_ratio):
@@ -212,7 +212,7 @@ def test_roi_align_on_mindspore_takes_any_kind_and_returns_that_of_the_input(kin
             assert_same_bits(TO_NUMPY[kind](output), in_torchvision(boxes, *arguments))
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize("how", AWKWARD)
 def test_numpy_arrays_as_they_come_on_mindspore(how):
     operators.import_mindspore()
@@ -220,7 +220,7 @@ def test_numpy_arrays_as_they_come_on_mindspore(how):
     assert_same_bits(output, in_torchvision(ROIS, (1, 2), 0.5, 2))
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_a_gradient_for_torch_features_is_refused_rather_than_lost():
     operators.import_mindspore()
     features = torch.from_numpy(FEATURES.copy()).requires_grad_()
@@ -234,7 +234,7 @@ def test_a_gradient_for_torch_features_is_refused_rather_than_lost():
     assert_same_bits(ms2torch_roi.roi_align(FEATURES, boxes, 2), in_torchvision(ROIS, 2))
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_torch_tensors_elsewhere_are_refused_on_mindspore():
     operators.import_mindspore()
     with pytest.raises(
@@ -243,7 +243,7 @@ def test_torch_tensors_elsewhere_are_refused_on_mindspore():
         ms2torch_roi.roi_align(FEATURES, torch.from_numpy(ROIS).to("meta"), 2)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_arrays_of_no_kind_are_refused_on_mindspore():
     operators.import_mindspore()
     with pytest.raises(TypeError, match="input must be MindSpore's tensor, or in PyNative mode torch's or NumPy's"):
@@ -264,7 +264,7 @@ def test_numpy_arrays_on_torch_import_no_mindspore():
     assert run_python(code).stdout.strip() == "ndarray False"
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_numpy_arrays_on_mindspore_import_no_torch():
     code = (
         "import sys, numpy\nfrom ms2torch_roi import roi_align\n"

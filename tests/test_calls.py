@@ -146,6 +146,16 @@ def test_a_file_that_cannot_be_opened_is_an_os_error(path):
         calls.read(path)
 
 
+def test_a_write_that_fails_leaves_nothing(path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        calls.write(path, a_call())
+    assert list(path.parent.iterdir()) == []
+
+
 def test_writing_leaves_no_partial_file_and_replaces_what_was_there(path):
     calls.write(path, a_call())
     calls.write(path, a_call(cases.random_case(0, 4)))

@@ -43,7 +43,7 @@ def run_command(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_check_runs_both_frameworks_and_finds_them_identical(tmp_path):
     result = run_command("check", "--cases", "30", "--seed", "5", "--json", str(tmp_path / "facts.json"))
     assert result.returncode == 0, result.stderr
@@ -76,7 +76,7 @@ def test_check_runs_both_frameworks_and_finds_them_identical(tmp_path):
     assert all(case["passed"] for case in facts["cases"])
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_check_fails_with_the_naive_mapping_and_says_how_to_see_it_again(tmp_path):
     result = run_python(NAIVE + RUN, "check", "--cases", "30", "--json", str(tmp_path / "facts.json"))
     assert result.returncode == 1, result.stderr
@@ -99,7 +99,7 @@ def test_check_fails_with_the_naive_mapping_and_says_how_to_see_it_again(tmp_pat
     assert "differing=0" in run_python(reproduction).stdout
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_check_fails_with_the_naive_mapping_back(tmp_path):
     arguments = ("check", "--cases", "10", "--direction", "to-mindspore", "--json", str(tmp_path / "facts.json"))
     result = run_python(NAIVE_BACK + RUN, *arguments)
@@ -115,7 +115,7 @@ def test_check_fails_with_the_naive_mapping_back(tmp_path):
     assert "differing=0" in run_python(reproduction).stdout
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_check_of_one_direction(tmp_path):
     arguments = ("check", "--cases", "5", "--direction", "to-torch", "--json", str(tmp_path / "facts.json"))
     assert run_command(*arguments).returncode == 0

@@ -54,7 +54,7 @@ def test_readme_example_of_a_recording_runs(tmp_path, monkeypatch):
     assert len(list((tmp_path / "calls").iterdir())) == 1
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_readme_example_on_mindspore_runs(capsys):
     (example,) = (example for example in EXAMPLES if "import mindspore" in example)
     exec(example, {})

@@ -70,7 +70,7 @@ def run_job(job, folder, **matrix):
     return statuses, uploads
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize("works", [True, False], ids=["the ports as they are", "a broken port"])
 def test_every_step_passes_with_the_ports_and_fails_with_a_broken_one(repository, works):
     if not works:
@@ -99,7 +99,7 @@ def test_every_step_passes_with_the_ports_and_fails_with_a_broken_one(repository
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "0" if works else "2", "0")
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_the_parts_of_many_cases_are_put_together(repository):
     parts = JOBS["part"]["strategy"]["matrix"]["part"]
     for part in parts:

@@ -46,7 +46,9 @@ def _with_torchvision(features, explanation, aligned):
 
 
 ORIGINALS = [
-    pytest.param(lambda explained: explained.mindspore, _with_mindspore, id="MindSpore", marks=pytest.mark.mindspore),
+    pytest.param(
+        lambda explained: explained.mindspore, _with_mindspore, id="MindSpore", marks=pytest.mark.needs_mindspore
+    ),
     *(
         pytest.param(
             lambda explained, aligned=aligned: explained.torchvision[aligned],
@@ -193,7 +195,7 @@ def test_the_printed_call_returns_the_bits_of_the_port():
     assert small > 20
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_the_printed_call_returns_the_bits_of_mindspore():
     results, called = {}, 0
     for case, row, explained, _ in _explained_rows(range(300, 340), 20):
@@ -205,7 +207,7 @@ def test_the_printed_call_returns_the_bits_of_mindspore():
     assert called > 200
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize(
     ("roi", "sample_num", "value"),
     [((0, 1, 1, 2, 9), 0, np.nan), ((0, 9, 1, 3, 9), 0, 0), ((0, np.nan, 1, 3, 9), 2, 0), ((0, 1, 1, 9, np.inf), 2, 0)],

@@ -25,7 +25,7 @@ def _mindspore_operator(*arguments):
     return operator
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_mindspore_leaves_what_was_in_memory_in_rows_near_zero():
     ms = operators.import_mindspore()
     operator = _mindspore_operator(4, 4, 1.0)
@@ -40,7 +40,7 @@ def test_mindspore_leaves_what_was_in_memory_in_rows_near_zero():
     assert max(seen) in range(7, 17)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_mindspore_keeps_subnormal_float32_in_some_calls_and_flushes_it_in_others():
     case = edges.edge_case("subnormal features, float32")
     exact = operators.reference(case)
@@ -52,7 +52,7 @@ def test_mindspore_keeps_subnormal_float32_in_some_calls_and_flushes_it_in_other
         pytest.skip("MindSpore kept them in 12 calls")
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_mindspores_gradient_of_mode_0_is_that_of_mode_1():
     ms = operators.import_mindspore()
     weights = np.random.default_rng(1).standard_normal((3, 3, 2, 3)).astype(np.float32)
@@ -75,7 +75,7 @@ def test_mindspores_gradient_of_mode_0_is_that_of_mode_1():
     assert np.abs(true_gradient(0) - true_gradient(1)).max() > 0.1
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_mindspores_cache_takes_one_operator_for_another():
     code = (
         "import numpy as np\nfrom ms2torch_roi.parity import operators\nms = operators.import_mindspore()\n"
@@ -90,7 +90,7 @@ def test_mindspores_cache_takes_one_operator_for_another():
     assert shape == "(1, 1, 3, 31)"
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_mindspore_reports_a_bad_index_when_the_result_is_read():
     ms = operators.import_mindspore()
     result = _mindspore_operator(2, 3, 0.25)(ms.Tensor(FEATURES), ms.Tensor(ROIS + np.float32([9, 0, 0, 0, 0])))

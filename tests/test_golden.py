@@ -119,7 +119,7 @@ def assert_same_call(left, right):
     assert left.case.raises == right.case.raises
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_the_installed_mindspore_gives_its_golden_calls_again():
     version = operators.import_mindspore().__version__
     if version not in golden.MINDSPORE_VERSIONS:

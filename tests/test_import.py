@@ -48,7 +48,7 @@ def test_missing_mindspore_names_the_extra_of_the_way_back(name):
     assert "pip install 'ms2torch-roi[mindspore]'" in result.stderr
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_the_way_back_does_not_need_torch():
     code = (
         "import mindspore, numpy\nfrom ms2torch_roi import roi_align\n"

@@ -15,7 +15,7 @@ from ms2torch_roi import boxes, reference
 from ms2torch_roi.parity import cases, edges, operators
 from ms2torch_roi.parity.verdicts import same_bits
 
-pytestmark = pytest.mark.mindspore
+pytestmark = pytest.mark.needs_mindspore
 
 FEATURES = np.random.default_rng(0).standard_normal((2, 3, 11, 14)).astype(np.float32)
 BOXES = np.array([[0, 2, 3, 17, 14], [1, 4.5, 0.1, 9.3, 21.7], [1, -3, 5, 25, 9], [0, 6, 6, 7.2, 6.8]], np.float32)

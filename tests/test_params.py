@@ -56,7 +56,7 @@ def test_arguments_are_refused_at_construction(arguments, error, match):
         reference.ms_roi_align(FEATURES, ROIS, *arguments)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize(("arguments", "error"), [row[:2] for row in REFUSED], ids=_id)
 def test_mindspore_refuses_them_at_construction_with_the_same_type(arguments, error):
     ms = operators.import_mindspore()
@@ -64,7 +64,7 @@ def test_mindspore_refuses_them_at_construction_with_the_same_type(arguments, er
         ms.ops.ROIAlign(*arguments)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize(("arguments", "error"), [row[:2] for row in REFUSED_IN_CALL], ids=_id)
 def test_mindspore_refuses_them_when_called_with_the_same_type(arguments, error):
     ms = operators.import_mindspore()
@@ -73,7 +73,7 @@ def test_mindspore_refuses_them_when_called_with_the_same_type(arguments, error)
         operator(ms.Tensor(FEATURES), ms.Tensor(ROIS)).asnumpy()
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize("arguments", ACCEPTED, ids=_id)
 def test_what_mindspore_accepts_is_accepted(arguments):
     import torch
@@ -93,7 +93,7 @@ def test_defaults_are_mindspores():
     assert (op.sample_num, op.roi_end_mode) == (2, 1)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_mindspores_defaults_are_those():
     ms = operators.import_mindspore()
     op = ms.ops.ROIAlign(2, 2, 0.5)

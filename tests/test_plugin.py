@@ -253,7 +253,7 @@ def test_calls_whose_port_cannot_run_are_skipped_with_a_reason(tmp_path, case, p
     assert f": {reason} Install it with: pip install 'ms2torch-roi[{package}]'\n" in result.stdout
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_calls_of_torchvision_need_no_torch_and_leave_the_mode_of_mindspore_alone(tmp_path):
     folder = tmp_path / "recorded"
     folder.mkdir()

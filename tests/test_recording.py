@@ -112,7 +112,7 @@ def test_tensors_of_any_layout_and_dtype_are_recorded(tmp_path, dtype):
     assert_same_bits(call.output, output.numpy())
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_calls_of_mindspore_are_recorded(tmp_path, ms):
     features, rois = ms.Tensor(MS_FEATURES), ms.Tensor(MS_ROIS)
     before = ms.ops.ROIAlign(5, 4, 0.25, 3, 0)
@@ -143,7 +143,7 @@ def test_calls_of_mindspore_are_recorded(tmp_path, ms):
         assert call.device == "CPU"
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_rows_that_mindspore_never_writes_are_0_in_the_file(tmp_path, ms):
     rois = ms.Tensor(np.concatenate((MS_ROIS, np.zeros((2, 5), np.float32))))
     operator = ms.ops.ROIAlign(5, 2, 0.25)
@@ -231,7 +231,7 @@ def test_what_autocast_computes_in_float32_is_recorded_in_float32(tmp_path, dtyp
     assert torch.equal(torch.from_numpy(call.features_gradient).to(dtype), features.grad)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize("gradients", [False, True])
 def test_recording_changes_no_bit_of_a_mindspore_model(tmp_path, ms, gradients):
     operator, rois = ms.ops.ROIAlign(4, 4, 0.25), ms.Tensor(MS_ROIS)
@@ -275,7 +275,7 @@ def test_nothing_is_left_behind(tmp_path):
     assert len(list((tmp_path / "outer").iterdir())) == len(list((tmp_path / "inner").iterdir())) == 1
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_nothing_is_left_behind_in_mindspore(tmp_path, ms):
     with record(tmp_path):
         ms.ops.ROIAlign(4, 4, 0.25)(ms.Tensor(MS_FEATURES), ms.Tensor(MS_ROIS))
@@ -325,7 +325,7 @@ def test_the_gradient_of_each_call_alone_is_recorded(tmp_path):
     assert_same_bits(first.output, output.detach().numpy())
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_the_gradient_of_each_call_alone_is_recorded_in_mindspore(tmp_path, ms):
     operator, rois = ms.ops.ROIAlign(4, 4, 0.25), ms.Tensor(MS_ROIS)
     weights = ms.Tensor(RNG.integers(-3, 4, (2, 3, 4, 4)).astype(np.float32))
@@ -411,7 +411,7 @@ def test_threads_neither_lose_nor_mix_calls(tmp_path):
     assert recording.calls == len(recording.paths) == 60
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_calls_of_mindspore_on_any_thread_are_recorded(tmp_path, ms):
     operator, rois = ms.ops.ROIAlign(4, 4, 0.25), ms.Tensor(MS_ROIS)
     lock = threading.Lock()  # without one, MindSpore (2.10) now and then hands one thread the other's result
@@ -560,7 +560,7 @@ def test_an_error_is_recorded_and_raised(tmp_path):
     assert call.output is None
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_an_error_is_recorded_and_raised_in_mindspore(tmp_path, ms):
     features = ms.Tensor(MS_FEATURES)
     with record(tmp_path) as recording:
@@ -575,7 +575,7 @@ def test_an_error_is_recorded_and_raised_in_mindspore(tmp_path, ms):
     assert early.case.features.dtype == np.int32
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_an_earlier_error_is_not_taken_for_the_call_s(tmp_path, ms):
     operator = ms.ops.ROIAlign(4, 4, 0.25)
     with record(tmp_path / "empty", every=2) as recording:
@@ -606,7 +606,7 @@ def test_tensors_that_cannot_be_recorded_pass_and_are_mentioned_once(tmp_path):
     assert (recording.calls, read(recording)) == (6, [])
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_tensors_that_cannot_be_recorded_pass_in_mindspore(tmp_path, ms):
     operator = ms.ops.ROIAlign(4, 4, 0.25)
     features, rois = (ms.Tensor(array).astype(ms.bfloat16) for array in (MS_FEATURES, MS_ROIS))
@@ -653,7 +653,7 @@ def test_a_block_that_records_nothing_says_why_it_may_be(tmp_path):
         raise KeyError
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_graph_mode_is_refused(tmp_path, ms):
     message = r"MindSpore is in graph mode.*mode=mindspore\.PYNATIVE_MODE.*mindspore\.jit"
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -665,7 +665,7 @@ def test_graph_mode_is_refused(tmp_path, ms):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_jit_runs_as_ever_and_is_not_recorded(tmp_path, ms):
     operator = ms.ops.ROIAlign(4, 4, 0.25)
 
@@ -694,7 +694,7 @@ def test_mindspore_is_not_imported_for_a_user_of_torch(tmp_path, monkeypatch):
     assert len(read(recording)) == 1
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_torch_is_not_imported_for_a_user_of_mindspore(tmp_path, monkeypatch, ms):
     for name in ("torch", "torchvision"):
         monkeypatch.delitem(sys.modules, name)
@@ -716,7 +716,7 @@ assert recording.calls == len(recording.paths) == 1
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_mindspore_is_recorded_without_torch_but_not_what_it_traces(tmp_path):
     code = """
 from ms2torch_roi.parity.recording import record

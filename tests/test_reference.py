@@ -13,7 +13,7 @@ FEATURES = np.ones((2, 3, 11, 14), np.float32)
 ROIS = np.array([[0, 2, 3, 7, 9]], np.float32)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize("case", MINDSPORE_EDGE_CASES, ids=lambda case: case.name)
 def test_ms_roi_align_is_mindspore_on_every_edge(case):
     verdict = verdicts.judge(
@@ -22,7 +22,7 @@ def test_ms_roi_align_is_mindspore_on_every_edge(case):
     assert verdict.passed, verdict
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @settings(max_examples=150)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_ms_roi_align_is_mindspore_on_random_cases(seed):

@@ -180,7 +180,7 @@ def test_a_missing_framework_is_said(folder, tmp_path):
     assert "MindSpore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'" in result.stderr
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_calls_of_torchvision_are_replayed_on_mindspore(facts_of, tmp_path):
     recorded = [*(cases.random_torchvision_case(4, number) for number in range(4)), cases.documented_cases()[3]]
     for number, case in enumerate(recorded):

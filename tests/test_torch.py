@@ -151,7 +151,7 @@ def test_calls_are_refused(tensors, error, match):
         ROIAlign(2, 3, 0.5)(*tensors)
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize(("tensors", "error"), [row[:2] for row in CALLS.values()], ids=CALLS)
 def test_mindspore_refuses_them_with_the_same_type(tensors, error):
     ms = operators.import_mindspore()

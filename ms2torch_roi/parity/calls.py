@@ -35,7 +35,7 @@ _OPERATORS: dict[str, tuple[str, type[Case]]] = {
     "mindspore.ops.ROIAlign": ("mindspore", MindSporeCase),
     "torchvision.ops.roi_align": ("torchvision", TorchvisionCase),
 }
-_ERRORS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
+ERRORS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 _DTYPES = ("float16", "float32", "float64")
 
 
@@ -89,9 +89,13 @@ def write(path: Path, call: Call) -> None:
     }
     present = {name: array for name, array in arrays.items() if array is not None}
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    with partial.open("wb") as file:
-        np.savez(file, call=np.array(json.dumps(facts)), **present)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, call=np.array(json.dumps(facts)), **present)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read(path: Path) -> Call:
@@ -133,7 +137,7 @@ def _call(path: Path, contents: dict[str, NDArray]) -> Call:
     features, rois, output = contents["features"], contents["rois"], contents.get("output")
     raises = None
     if error is not None:
-        raises = {kind.__name__: kind for kind in _ERRORS}.get(error["type"], RuntimeError)
+        raises = {kind.__name__: kind for kind in ERRORS}.get(error["type"], RuntimeError)
     elif output is None:
         raise ValueError("there is no output in it")
     else:

@@ -556,7 +556,7 @@ def _explain_shape(case: Case, who: str, result: NDArray) -> str:
         return ""
     got = result.shape[2:]
     sentence = f"{who} returned the shape {result.shape} instead of {wanted}."
-    if len(got) == 2 and "".join(map(str, got)) == "".join(map(str, pooled)):
+    if len(got) == 2 and got != tuple(pooled) and "".join(map(str, got)) == "".join(map(str, pooled)):
         height, width = pooled
         sentence += (
             f" MindSpore's PyNative mode has taken an ROIAlign of {got[0]} x {got[1]} bins for the one of {height} x"

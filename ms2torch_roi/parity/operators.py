@@ -148,7 +148,9 @@ def import_mindspore() -> Any:
         raise ImportError(
             "MindSpore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'"
         ) from error
-    ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    if ms.get_context("device_target") != "CPU":  # MindSpore warns of setting it
+        ms.set_context(device_target="CPU")
     return ms
 
 

@@ -334,7 +334,7 @@ def _run(
         _refuse(recordings, error)
         return output
     except Exception as error:
-        if type(error) not in calls._ERRORS:
+        if type(error) not in calls.ERRORS:
             _refuse(recordings, f"it raised {type(error).__name__}")
             raise
         failed = replace(call, case=replace(case, raises=type(error)), error_message=str(error))

@@ -103,7 +103,7 @@ def judge(
 
     def describe(at: Sequence[int]) -> str:
         row = rows[at[0]]
-        return f"rois row {row} {case.rois[row].tolist()}, channel {at[1]}, bin ({at[2]}, {at[3]})"
+        return f"rois row {row} ({', '.join(map(str, case.rois[row]))}), channel {at[1]}, bin ({at[2]}, {at[3]})"
 
     return verdict(
         **_compare(flushed(expected[rows]), flushed(actual[rows]), tolerance, describe),
@@ -164,7 +164,7 @@ def _compare(
     first = ""
     if different.any():
         at = [int(i) for i in np.unravel_index(different.argmax(), different.shape)]
-        first = f"{describe(at)}: expected {expected[tuple(at)]!r}, got {actual[tuple(at)]!r}"
+        first = f"{describe(at)}: expected {expected[tuple(at)]}, got {actual[tuple(at)]}"
     return {
         "values": expected.size,
         "differing": int(different.sum()),

@@ -11,7 +11,7 @@ from helpers import EDGE_CASES
 from ms2torch_roi import boxes, params, sampling
 from ms2torch_roi.parity import cases, operators, verdicts
 
-pytestmark = pytest.mark.mindspore
+pytestmark = pytest.mark.needs_mindspore
 
 
 def _results(direction, random_case):

@@ -13,7 +13,7 @@ from helpers import EDGE_CASES
 from ms2torch_roi import boxes
 from ms2torch_roi.parity import cases, diagnosis, edges, operators, verdicts
 
-with_mindspore = pytest.mark.mindspore
+with_mindspore = pytest.mark.needs_mindspore
 
 
 @functools.cache

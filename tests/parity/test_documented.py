@@ -31,7 +31,7 @@ def test_torchvision_prints_what_the_page_prints():
     assert repr(output) == PRINTED_BY_TORCH
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_mindspore_prints_what_the_page_prints():
     ms = operators.import_mindspore()
     roi_align = ms.ops.ROIAlign(pooled_height, pooled_width, spatial_scale, sample_num, 0)
@@ -46,7 +46,7 @@ def test_the_port_prints_what_the_page_prints():
     assert str(output.numpy()) == PRINTED_BY_MINDSPORE
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 def test_the_port_back_prints_what_the_page_prints():
     ms = operators.import_mindspore()
     output = ms2torch_roi.roi_align(
@@ -62,7 +62,7 @@ def test_the_reference_prints_what_the_page_prints():
     assert str(output) == PRINTED_BY_MINDSPORE
 
 
-@pytest.mark.mindspore
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize("case", cases.documented_cases(), ids=lambda case: case.name)
 def test_the_check_runs_the_same_example(case):
     np.testing.assert_array_equal(case.features, features)

@@ -10,7 +10,7 @@ from helpers import MINDSPORE_EDGE_CASES, assert_same_bits
 from ms2torch_roi import ROIAlign
 from ms2torch_roi.parity import cases, operators
 
-pytestmark = pytest.mark.mindspore
+pytestmark = pytest.mark.needs_mindspore
 
 _numbers = itertools.count()
 

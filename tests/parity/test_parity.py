@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from ms2torch_roi.parity import cases, edges, operators, verdicts
 
-pytestmark = pytest.mark.mindspore
+pytestmark = pytest.mark.needs_mindspore
 
 
 def assert_parity(case, port=operators.port):

@@ -8,7 +8,7 @@ import torchvision
 from ms2torch_roi import ROIAlign
 from ms2torch_roi.parity import operators
 
-pytestmark = pytest.mark.mindspore
+pytestmark = pytest.mark.needs_mindspore
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((2, 3, 24, 32)).astype(np.float32)
