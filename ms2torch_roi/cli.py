@@ -216,6 +216,8 @@ def _check(options: argparse.Namespace) -> int:
         settings=dataclasses.asdict(check),
         seed=options.seed,
     )
+    if "to-mindspore" in check.directions and not operators.torchvision_has_its_errors():
+        run.notes.append("Not run in torchvision, which may read out of bounds with this torch: what must be an error.")
     _run(check, run, options, console)
     for verdict in run.verdicts:
         printed = check.case(verdict.number).printed if verdict.category == cases.DOCUMENTED else None

@@ -123,9 +123,9 @@ def print_run(run: Run, console: Console) -> None:
     """
     for direction in dict.fromkeys(verdict.direction for verdict in run.verdicts):
         table = Table(box=box.SIMPLE, show_edge=False, padding=0, header_style="bold")
-        table.add_column(direction, no_wrap=True)
+        table.add_column(direction)
         for column in ("failed", "values", "differ", "largest", "left out"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         for (direction_of_category, category), total in run.by_category.items():
             if direction_of_category == direction:
                 table.add_row(
