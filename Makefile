@@ -8,11 +8,11 @@ check: .venv/.installed
 	$(BIN)/ms2torch-roi check
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The newest NumPy, which MindSpore does not allow, and everything that works where MindSpore is not installed.
 test-without-mindspore: .venv-without-mindspore/.installed
-	.venv-without-mindspore/bin/python -m pytest
+	.venv-without-mindspore/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

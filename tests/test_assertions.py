@@ -68,7 +68,7 @@ def test_the_message_says_what_differs_and_why():
     different[3] = False
     distance = np.where(different, abs(EXPECTED - naive(FEATURES, ROIS).numpy()), 0)
     assert lines[7] == f"{different.sum()} of 192 values differ, by {distance.max():.6g} at most"
-    assert re.fullmatch(r"rois row \d \[.*\], channel 0, bin \(\d, \d\): expected \S+, got \S+", lines[8])
+    assert re.fullmatch(r"rois row \d \(.*\), channel 0, bin \(\d, \d\): expected \S+, got \S+", lines[8])
     assert "aligned for roi_end_mode, as MindSpore's documentation suggests" in lines[9]
     worst = sorted(range(9), key=lambda row: -distance[row].max())[:3]
     assert lines[10] == f"{different.any((1, 2, 3)).sum()} of 9 rows differ, most of all:"

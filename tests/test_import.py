@@ -69,7 +69,7 @@ def test_missing_mindspore_names_the_extra():
 
 def test_extras_named_in_errors_exist():
     extras = importlib.metadata.metadata("ms2torch-roi").get_all("Provides-Extra")
-    assert set(extras) == {"torch", "mindspore", "cli", "all", "test", "dev"}
+    assert set(extras) == {"torch", "mindspore", "cli", "plot", "all", "test", "dev"}
 
 
 def test_package_itself_depends_on_numpy_alone():
@@ -83,7 +83,7 @@ def test_unknown_name_is_an_attribute_error():
 
 
 def test_public_names_are_listed():
-    assert {"ROIAlign", "RoIAlign", "roi_align", "reference"} <= set(dir(ms2torch_roi))
+    assert {"ROIAlign", "RoIAlign", "assert_parity", "record", "reference", "roi_align"} <= set(dir(ms2torch_roi))
 
 
 def test_package_is_typed():

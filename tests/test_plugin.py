@@ -171,7 +171,7 @@ def test_each_recorded_call_is_a_test(tmp_path, recorded):
     ]
     assert "call-2.npz (recorded: MindSpore 2.7.0 on CPU, float32, mode 1, fixed)" in result.stdout
     assert "36 of 36 values differ, by 0.25 at most" in result.stdout
-    assert "rois row 0 [0.0, 1.0, 2.0, 14.0, 15.0], channel 0, bin (0, 0): expected" in result.stdout
+    assert "rois row 0 (0.0, 1.0, 2.0, 14.0, 15.0), channel 0, bin (0, 0): expected" in result.stdout
     assert "call-3.npz (gradient, recorded: MindSpore 2.7.0 on CPU" in result.stdout
     assert "243 of 243 values differ, by 1 at most" in result.stdout
     assert f"{recorded / 'call-4.npz'}: not a recorded call: BadZipFile: " in result.stdout

@@ -21,7 +21,7 @@ def test_one_bit_is_a_difference():
     assert not verdict.passed
     assert verdict.differing == 1
     assert 0 < verdict.largest_difference < 1e-6
-    assert verdict.first.startswith("rois row 1 [0.0, 4.5, ")
+    assert verdict.first.startswith("rois row 1 (0.0, 4.5, ")
     assert "channel 2, bin (0, 3)" in verdict.first
 
 
@@ -35,8 +35,19 @@ def test_nan_against_a_number_is_an_infinite_difference():
     actual[0, 0, 0, 0] = np.nan
     verdict = verdicts.judge(CASE, RESULT, actual)
     assert verdict.largest_difference == np.inf
-    run = report.Run("reference", dict.fromkeys(("ms2torch_roi", "torch", "torchvision", "numpy"), "0"), 0, [verdict])
+    run = report.Run("reference", "headline", {}, numbers=1, settings={}, verdicts=[verdict])
     assert report.as_json(run)["total"]["largest_difference"] == "infinite"
+    assert report.from_json(report.as_json(run)) == run
+
+
+def test_a_large_heat_map_is_one_of_blocks_that_hold_the_largest_difference():
+    expected = np.zeros((1, 1, 200, 130), np.float32)
+    actual = expected.copy()
+    actual[0, 0, 199, 0], actual[0, 0, 0, 129] = 0.123456, 7
+    gradient = verdicts.judge_gradient(CASE, expected, actual, "gradient")
+    heat_map = np.array(gradient.heat_map)
+    assert heat_map.shape == (50, 44)
+    assert (heat_map[-1, 0], heat_map[0, -1], np.count_nonzero(heat_map)) == (0.123, 7, 2)
 
 
 def test_subnormal_float32_equals_zero_but_the_smallest_normal_number_does_not():
