@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read the output is gone. Python would complain once more when it flushes what is left at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:  # a fault of this program, which must not look like a difference
+        traceback.print_exc()
     return COULD_NOT_RUN
 
 
@@ -206,6 +210,7 @@ def _check(options: argparse.Namespace) -> int:
     except ImportError as error:
         hint = ", or use --without-mindspore" if "MindSpore is not installed" in str(error) else ""
         raise _CouldNotRunError(f"{error}{hint}") from error
+    _check_reports(options)
     versions = operators.versions(with_mindspore=with_mindspore)
     oracle = "frameworks" if with_mindspore else "reference"
     run = report.Run(
@@ -238,6 +243,7 @@ def _replay(options: argparse.Namespace) -> int:
         files, others = campaign.recorded_files(paths)
     except (OSError, ValueError) as error:
         raise _CouldNotRunError(str(error)) from error
+    _check_reports(options, files)
     replay = campaign.Replay(files, options.backward_roi_end_mode, _tolerance_of(options))
     versions = operators.versions()
     run = report.Run(
@@ -260,7 +266,7 @@ def _merge(options: argparse.Namespace) -> int:
     console = _console()
     from .parity import report
 
-    _check_writable(options)
+    _check_reports(options, options.files)
     try:
         run = report.merged([report.read(file) for file in options.files])
     except (OSError, ValueError) as error:
@@ -279,6 +285,9 @@ def _console() -> Console:
         def on_broken_pipe(self) -> None:  # rich would exit with status 1, which stands for a difference
             raise BrokenPipeError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     return ReportConsole()
 
 
@@ -292,7 +301,6 @@ def _run(cases: campaign.Campaign, run: report.Run, options: argparse.Namespace,
     """Run the cases of a campaign that are of this shard, and add what came of them to the run."""
     from .parity import campaign, report
 
-    _check_writable(options)
     part, parts = options.shard or (1, 1)
     run.shard = f"{part}/{parts}" if options.shard else None
     numbers = range(part - 1, len(cases), parts)
@@ -337,15 +345,24 @@ def _with_progress(
                 )
 
 
-def _check_writable(options: argparse.Namespace) -> None:
-    """Find out before a long run that a report cannot be written after it."""
+def _check_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) -> None:
+    """Find out before a long run that a report cannot be written after it, or would replace something else."""
+    taken = dict.fromkeys((file.resolve() for file in inputs), "is read")
     for name in _REPORTS:
         file: Path | None = getattr(options, name)
-        if file is not None:
-            try:
-                file.touch()
-            except OSError as error:
-                raise _CouldNotRunError(f"--{name}: {error}") from error
+        if file is None:
+            continue
+        if file.resolve() in taken:
+            raise _CouldNotRunError(f"--{name}: {file} {taken[file.resolve()]}")
+        taken[file.resolve()] = f"is what --{name} writes"
+        was_there = file.exists()
+        try:
+            with file.open("a"):
+                pass
+            if not was_there:
+                file.unlink()
+        except OSError as error:
+            raise _CouldNotRunError(f"--{name}: {error}") from error
 
 
 def _finish(run: report.Run, options: argparse.Namespace, console: Console) -> int:
@@ -362,5 +379,8 @@ def _finish(run: report.Run, options: argparse.Namespace, console: Console) -> i
     for name, render in renderers.items():
         file: Path | None = getattr(options, name)
         if file is not None:
-            file.write_text(render(facts), encoding="utf-8")
+            try:
+                file.write_text(render(facts), encoding="utf-8")
+            except OSError as error:
+                raise _CouldNotRunError(f"--{name}: {error}") from error
     return FAILED if run.total.failed else PASSED

@@ -187,8 +187,8 @@ def explain(
     params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size must be a height and a width of at least 1, got {size}")
+    if size is not None and (np.shape(size) != (2,) or not all(isinstance(n, int) and n > 0 for n in size)):
+        raise ValueError(f"size must be a height and a width of at least 1, got {size!r}")
     pooled = (pooled_height, pooled_width)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rules
         rois = np.asarray([roi], dtype)

@@ -111,6 +111,7 @@ def _array(name, array):
 
 FOREIGN = {
     "no call": (_without("call"), "there is no 'call' in it, but features, output, rois"),
+    "an unknown error": (_facts(error={"type": "SystemExit", "message": ""}), "it ended in 'SystemExit', which is not"),
     "another format": (_facts(format=2), "its format is 2; this version of ms2torch_roi reads 1"),
     "another operator": (_facts(operator="numpy.add"), "its operator is 'numpy.add', not one of mindspore"),
     "no arguments": (_facts(arguments=None), "its versions or arguments are missing"),
@@ -125,7 +126,11 @@ FOREIGN = {
     "features of 3 dimensions": (_array("features", np.zeros((1, 2, 3), "f4")), "features must have 4 dimensions"),
     "an output of other rois": (_array("output", np.zeros((1, 1, 1, 1), "f4")), r"output has shape \(1, 1, 1, 1\)"),
     "integers": (_array("rois", np.zeros((3, 5), int)), "rois is int64, not one of float16, float32, float64"),
-    "a gradient of another shape": (_array("features_gradient", np.zeros(3, "f4")), r"has shape \(3,\), not"),
+    "a gradient of another shape": (_array("features_gradient", np.zeros(3, "f4")), r"is float32 \(3,\), not"),
+    "a gradient of another dtype": (
+        _array("output_gradient", operators.reference(cases.random_case(0, 3)).astype("f8")),
+        "output_gradient is float64 .*, not float16",
+    ),
     "an object": (_array("rois", np.array([{}], object)), "allow_pickle=False"),
 }  # fmt: skip
 
@@ -138,6 +143,13 @@ def test_what_is_no_recorded_call_is_refused(path, change, message):
     change(contents)
     np.savez(path, **contents)
     with pytest.raises(ValueError, match=message):
+        calls.read(path)
+
+
+def test_an_array_alone_is_no_recorded_call(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match=r"not a recorded call: ValueError: it is no \.npz file"):
         calls.read(path)
 
 

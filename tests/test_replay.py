@@ -1,11 +1,13 @@
 """`ms2torch-roi replay`, on several processes, in shards and with tolerances, as for check."""
 
+import dataclasses
 import inspect
 import json
 import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from helpers import run_python, without
 
 from ms2torch_roi import ROIAlign
 from ms2torch_roi.cli import main
-from ms2torch_roi.parity import calls, cases, edges, operators
+from ms2torch_roi.parity import calls, campaign, cases, edges, operators
 
 RUN = "import sys\nfrom ms2torch_roi.cli import main\nsys.exit(main(sys.argv[1:]))"
 
@@ -116,10 +118,10 @@ def test_files_that_are_no_recorded_calls_fail_by_name_and_the_others_are_replay
     result, facts = facts_of("replay", folder)
     assert result.returncode == 1
     problems = {case["case"]: case["problem"] for case in facts["cases"] if not case["passed"]}
-    assert set(problems) == {"1.npz", "3.npz", "foreign.npz"}
+    assert set(problems) == {"calls/1.npz", "calls/3.npz", "calls/foreign.npz"}
     assert (
         f"{folder / 'foreign.npz'}: not a recorded call: ValueError: there is no 'call' in it, but weights"
-        in (problems["foreign.npz"])
+        in (problems["calls/foreign.npz"])
     )
     assert all(f"{name}: not a recorded call" in result.stdout for name in problems)
     assert result.stdout.splitlines()[-1].startswith("DIFFERENT: 3 of 7 cases failed, 0 of ")
@@ -165,6 +167,64 @@ def test_a_report_that_cannot_be_written_is_found_before_the_run(run_command, fo
         assert result.returncode == 2
         assert result.stdout == ""
         assert f"cannot run: --{name}: [Errno 2] No such file or directory" in result.stderr
+
+
+def test_reports_replace_neither_what_is_read_nor_each_other(run_command, folder, tmp_path):
+    call, whole = folder / "0.npz", (folder / "0.npz").read_bytes()
+    result = run_command("replay", call, "--json", call)
+    assert result.returncode == 2
+    assert f"--json: {call} is read" in result.stderr
+    assert call.read_bytes() == whole
+    same = tmp_path / "same"
+    result = run_command("replay", call, "--json", same, "--html", same)
+    assert result.returncode == 2
+    assert f"--html: {same} is what --json writes" in result.stderr
+    # Nor is an empty one left by a command that cannot run.
+    assert run_command("merge", tmp_path / "nowhere", "--json", same).returncode == 2
+    assert not same.exists()
+
+
+def test_a_report_on_a_full_disk_is_no_difference(run_command, folder):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no device that is full")
+    result = run_command("replay", folder, "--html", full)
+    assert result.returncode == 2
+    assert "cannot run: --html: [Errno 28] No space left on device" in result.stderr
+
+
+def test_a_fault_of_the_command_itself_is_no_difference(run_command, folder, monkeypatch):
+    monkeypatch.setattr(campaign.Replay, "verdicts", lambda self, number: 1 / 0)
+    result = run_command("replay", folder)
+    assert result.returncode == 2
+    assert "ZeroDivisionError" in result.stderr
+
+
+def test_a_call_is_replayed_once_and_folders_in_folders_are_named(run_command, folder):
+    (folder / "more.npz").mkdir()
+    result = run_command("replay", folder, folder, folder / "0.npz")
+    assert result.stdout.splitlines()[-1].startswith("IDENTICAL: 6 cases, ")
+    assert f"Not compared: {folder / 'more.npz'} is no recorded call." in result.stdout
+    assert f"{folder} is a folder: give it too" in run_command("replay", folder.parent).stderr
+
+
+def test_names_and_reports_cannot_command_the_terminal(run_command, folder, tmp_path):
+    odd = folder / "\x1b]0;title\x07[bold]\udcff.npz"
+    odd.write_bytes(b"")
+    result = run_command("replay", folder, "--json", tmp_path / "facts.json", "--html", tmp_path / "page.html")
+    assert result.returncode == 1
+    assert "\x1b" not in result.stdout
+    assert "[bold]" in result.stdout
+    call = calls.read(folder / "0.npz")
+    calls.write(folder / "0.npz", dataclasses.replace(call, device="\x1b[31mGPU"))
+    assert "its device or versions are not printable" in run_command("replay", folder / "0.npz").stdout
+
+
+def test_an_empty_shard_says_that_nothing_was_compared(facts_of, folder):
+    result, facts = facts_of("replay", folder / "0.npz", "--shard", "2/2")
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[-1].startswith("NOTHING COMPARED: 0 cases (")
+    assert facts["verdict"] == "nothing compared"
 
 
 def test_a_missing_framework_is_said(folder, tmp_path):
@@ -233,7 +293,8 @@ def test_tolerances_allow_what_they_say_and_no_more(facts_of, run_command, folde
     call.output[0, 0, 2, 2] = np.nan
     calls.write(folder / "4.npz", call)
     assert run_command("replay", folder, "--max-differing", "1").returncode == 1
-    assert run_command("replay", folder, "--atol", "1e30").returncode == 1  # NaN is within no tolerance
+    for tolerance in ("--atol", "--rtol"):  # NaN is within no tolerance
+        assert run_command("replay", folder, tolerance, "1e30").returncode == 1
     assert run_command("replay", folder, "--max-differing", "2").returncode == 0
 
 
@@ -269,6 +330,11 @@ def test_a_wrong_gradient_is_found(facts_of, run_command, tmp_path, mode_0):
     changes = with_gradient(mode_0, None)
     record(tmp_path / "calls" / "0.npz", mode_0, **changes)
     assert run_command("replay", tmp_path / "calls").returncode == 0
+    # What sums in another order may be is no difference at all, however many processes and threads there are.
+    changes["features_gradient"] += 1e-6 * abs(changes["features_gradient"]).max()
+    record(tmp_path / "calls" / "0.npz", mode_0, **changes)
+    result, facts = facts_of("replay", tmp_path / "calls")
+    assert (result.returncode, facts["verdict"], facts["total"]["largest_difference"]) == (0, "identical", 0)
     changes["features_gradient"][0, 0, 0, 0] += 0.01
     record(tmp_path / "calls" / "0.npz", mode_0, **changes)
     result, facts = facts_of("replay", tmp_path / "calls")
@@ -356,6 +422,15 @@ def test_shards_that_do_not_add_up_are_refused(run_command, tmp_path):
     del facts["cases"][3]
     second.write_text(json.dumps(facts))
     assert "the shards do not hold all of the" in run_command("merge", first, second).stderr
+    for damage in ({"values": "x"}, {"first": None}, {"heat_map": 3}):
+        second.write_text(json.dumps({**facts, "cases": [{**facts["cases"][0], **damage}]}))
+        assert "2.json: not a report of ms2torch-roi" in run_command("merge", first, second).stderr
+    second.write_text(json.dumps({**facts, "seconds": float("nan")}))
+    assert "NaN is no JSON" in run_command("merge", first, second).stderr
+    second.write_text("[" * 200_000)
+    assert "2.json: not a report of ms2torch-roi" in run_command("merge", first, second).stderr
+    run_command(*CHECK[:-2], "--json", second)
+    assert "a report is of a whole run, not of a shard" in run_command("merge", second).stderr
     second.write_text("[]")
     assert "2.json: not a report of ms2torch-roi" in run_command("merge", first, second).stderr
 

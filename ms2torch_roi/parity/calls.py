@@ -36,6 +36,7 @@ _OPERATORS: dict[str, tuple[str, type[Case]]] = {
     "torchvision.ops.roi_align": ("torchvision", TorchvisionCase),
 }
 ERRORS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
+_MEMBERS = ("call", "features", "rois", "output", "output_gradient", "features_gradient")
 _DTYPES = ("float16", "float32", "float64")
 
 
@@ -106,10 +107,14 @@ def read(path: Path) -> Call:
         OSError: it cannot be opened.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it is no .npz file")
-            contents = {name: file[name] for name in file.files}
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it is no .npz file")
+        with file:
+            found = ", ".join(sorted(file.files)) or "nothing"
+            contents = {name: file[name] for name in _MEMBERS if name in file.files}
+        if "call" not in contents:
+            raise ValueError(f"there is no 'call' in it, but {found}")
         return _call(path, contents)
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for a file that is damaged
         if isinstance(error, OSError) and error.filename is not None:
@@ -117,9 +122,12 @@ def read(path: Path) -> Call:
         raise ValueError(f"{path}: not a recorded call: {type(error).__name__}: {error}") from error
 
 
+def name_of(path: Path) -> str:
+    """Return what a call is called after its file: the folder and the file."""
+    return "/".join(path.absolute().parts[-2:])
+
+
 def _call(path: Path, contents: dict[str, NDArray]) -> Call:
-    if "call" not in contents:
-        raise ValueError(f"there is no 'call' in it, but {', '.join(sorted(contents)) or 'nothing'}")
     facts = json.loads(str(contents["call"]))
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         found = facts.get("format") if isinstance(facts, dict) else facts
@@ -137,16 +145,21 @@ def _call(path: Path, contents: dict[str, NDArray]) -> Call:
     features, rois, output = contents["features"], contents["rois"], contents.get("output")
     raises = None
     if error is not None:
-        raises = {kind.__name__: kind for kind in ERRORS}.get(error["type"], RuntimeError)
+        known = {kind.__name__: kind for kind in ERRORS}
+        if error["type"] not in known:
+            raise ValueError(f"it ended in {error['type']!r}, which is not one of {', '.join(known)}")
+        raises = known[error["type"]]
     elif output is None:
         raise ValueError("there is no output in it")
     else:
         _check_arrays(contents)
     device = str(facts.get("device", "CPU"))
+    if not all(map(str.isprintable, (device, *map(str, versions.values())))):
+        raise ValueError("its device or versions are not printable")
     of = f"{'MindSpore' if library == 'mindspore' else library} {versions.get(library, 'unknown')} on {device}"
     return Call(
         case=kind(
-            name="/".join(path.absolute().parts[-2:]),
+            name=name_of(path),
             category=f"recorded: {of}, {features.dtype.name}, {kind_of_call}",
             source=f"calls.read(Path({str(path)!r})).case",
             features=features,
@@ -186,5 +199,6 @@ def _check_arrays(contents: dict[str, NDArray]) -> None:
     if output.ndim != 4 or output.shape[:2] != (rois.shape[0], features.shape[1]):
         raise ValueError(f"output has shape {output.shape} for features {features.shape} and rois {rois.shape}")
     for name, like in (("output_gradient", output), ("features_gradient", features)):
-        if name in contents and contents[name].shape != like.shape:
-            raise ValueError(f"{name} has shape {contents[name].shape}, not {like.shape}")
+        array = contents.get(name, like)
+        if array.shape != like.shape or array.dtype != like.dtype:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not {like.dtype} {like.shape}")

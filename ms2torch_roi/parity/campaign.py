@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ ROUND_TRIP = "round trip: "
 # Recorded calls that come with the package: one folder for each version of MindSpore.
 GOLDEN = Path(__file__).parent / "golden"
 
-# Cases that a worker is handed at a time.
+# Cases that a worker is handed at a time, at most.
 _CHUNK = 20
 
 
@@ -138,7 +139,7 @@ class Replay:
         try:
             call = calls.read(path)
         except (OSError, ValueError) as error:
-            return [Verdict(path.name, "unknown", "unreadable", number, problem=str(error))]
+            return [Verdict(calls.name_of(path), "unknown", "unreadable", number, problem=str(error))]
         case, expected = call.case, call.result
         actual = operators.outcome(operators.port, case)
         if isinstance(actual, ImportError):
@@ -160,7 +161,7 @@ class Replay:
                 explain = functools.partial(diagnosis.explain_gradient, case, call.output_gradient)
                 verdict = replace(verdict, explanation=_explained(explain, call.features_gradient, actual))
             found.append(verdict)
-        again = verdicts.reproduction_of_recorded(path, self.backward_roi_end_mode)
+        again = verdicts.reproduction_of_recorded(path, self.backward_roi_end_mode, self.tolerance)
         return [replace(v, number=number, reproduction="" if v.passed else again) for v in found]
 
     def shrunk(self, verdict: Verdict) -> Verdict:
@@ -179,7 +180,7 @@ def _failure(verdict: Verdict) -> tuple[bool, str, str]:
 
 
 def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]:
-    """Return the recorded calls among files and folders, by name, and the files in those folders that are none.
+    """Return the recorded calls among files and folders, by name, and what else is in those folders.
 
     Raises:
         OSError: a path that does not exist or cannot be read.
@@ -191,13 +192,14 @@ def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]
     for path in paths:
         if path.is_dir():
             for file in sorted(path.iterdir()):
-                (files if file.suffix == calls.SUFFIX else others).append(file)
+                (files if file.suffix == calls.SUFFIX and not file.is_dir() else others).append(file)
         else:
             path.stat()
             files.append(path)
     if not files:
-        raise ValueError(f"no recorded calls ({calls.SUFFIX} files) in {', '.join(map(str, paths))}")
-    return tuple(files), others
+        folders = "".join(f"; {other} is a folder: give it too" for other in others if other.is_dir())
+        raise ValueError(f"no recorded calls ({calls.SUFFIX} files) in {', '.join(map(str, paths))}{folders}")
+    return tuple({file.resolve(): file for file in files}.values()), others
 
 
 def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterator[list[Verdict]]:
@@ -206,18 +208,22 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterato
     Raises:
         BrokenProcessPool: a process died.
     """
-    if workers == 1:
+    workers = min(workers, len(numbers))
+    if workers <= 1:
         yield from map(campaign.verdicts, numbers)
         return
     # MindSpore does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     try:
-        yield from pool.map(campaign.verdicts, numbers, chunksize=_CHUNK)
+        # Small parts for few cases, so that all have some to do.
+        chunk = max(1, min(_CHUNK, len(numbers) // (4 * workers)))
+        yield from pool.map(campaign.verdicts, numbers, chunksize=chunk)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _use_one_thread() -> None:
-    """Keep the processes from competing for the same cores."""
+def _prepare_worker() -> None:
+    """Keep the processes from competing for the same cores, and leave Ctrl-C to the one that started them."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -34,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="test the ports on every call that ms2torch_roi.record has recorded in this folder",
     )
+    parser.getgroup("ms2torch_roi").addoption(
+        "--ms2torch-roi-backward-mode",
+        type=int,
+        choices=(0, 1),
+        help="backward_roi_end_mode of the port to torch: 1 for the gradient that MindSpore has in mode 0",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,11 +100,10 @@ class RecordedCall(pytest.Item):
 
         try:
             with assertions.kept_context():
-                found = campaign.Replay((self.path / self.name,)).verdicts(0)
-        except ImportError as error:
-            if not isinstance(error.__cause__, ModuleNotFoundError):  # it is there, and broken
-                raise
-            pytest.skip(str(error))
+                mode = self.config.option.ms2torch_roi_backward_mode
+                found = campaign.Replay((self.path / self.name,), mode).verdicts(0)
+        except ImportError as error:  # these tests were asked for by name: none may pass unseen
+            pytest.fail(str(error), pytrace=False)
         failed = [
             "\n".join([f"{verdict.case} ({verdict.category})", *verdicts.describe(verdict)])
             for verdict in found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -77,8 +78,10 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """``"identical"``, ``"within tolerance"`` or ``"different"``."""
+        """``"identical"``, ``"within tolerance"``, ``"different"`` or, without a case, ``"nothing compared"``."""
         total = self.total
+        if not total.cases:
+            return "nothing compared"
         return "different" if total.failed else "within tolerance" if total.largest_difference else "identical"
 
     @property
@@ -123,13 +126,13 @@ def print_run(run: Run, console: Console) -> None:
     """
     for direction in dict.fromkeys(verdict.direction for verdict in run.verdicts):
         table = Table(box=box.SIMPLE, show_edge=False, padding=0, header_style="bold")
-        table.add_column(direction)
+        table.add_column(_printable(direction))
         for column in ("failed", "values", "differ", "largest", "left out"):
             table.add_column(column, justify="right", no_wrap=True)
         for (direction_of_category, category), total in run.by_category.items():
             if direction_of_category == direction:
                 table.add_row(
-                    Text(category),
+                    _printable(category),
                     f"{total.failed:,}/{total.cases:,}",
                     f"{total.values:,}",
                     f"{total.differing:,}",
@@ -163,6 +166,8 @@ def print_run(run: Run, console: Console) -> None:
     elif run.verdict == "within tolerance":
         beyond = f"{total.differing:,} differ by more than allowed, all by {total.largest_difference:.3g} at most"
         conclusion = f"WITHIN TOLERANCE: {total.cases:,} cases, {total.values:,} values compared, {beyond}"
+    elif run.verdict == "nothing compared":
+        conclusion = "NOTHING COMPARED: 0 cases"
     else:
         conclusion = f"IDENTICAL: {total.cases:,} cases, {total.values:,} values compared, 0 differ"
     part = f", shard {run.shard} of {run.numbers:,} cases" if run.shard else ""
@@ -181,14 +186,19 @@ def _print_worst(run: Run, console: Console) -> None:
         table.add_column(column, justify="right")
     for verdict in worst:
         counts = f"{verdict.differing:,}", f"{verdict.values:,}", f"{verdict.largest_difference:.3g}"
-        table.add_row(Text(f"{verdict.case} ({verdict.direction})"), *counts)
+        table.add_row(_printable(f"{verdict.case} ({verdict.direction})"), *counts)
     console.print(table)
     console.print()
 
 
 def _print(console: Console, text: str, style: str | None = None) -> None:
     """Print a line as it is: not wrapped, and brackets in it are no markup."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(_printable(text), style=style or "", highlight=False, soft_wrap=True)
+
+
+def _printable(text: str) -> Text:
+    """Return a text as it is, but without characters that would command the terminal: names may come from anywhere."""
+    return Text(re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "\ufffd", text))
 
 
 def as_json(run: Run) -> dict[str, Any]:
@@ -238,8 +248,8 @@ def read(file: Path) -> Run:
         ValueError: it holds something else, or another format.
     """
     try:
-        return from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return from_json(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not a report of ms2torch-roi: {type(error).__name__}: {error}") from error
 
 
@@ -252,8 +262,15 @@ def from_json(facts: dict[str, Any]) -> Run:
     return Run(**{name: facts[name] for name in names}, verdicts=verdicts["cases"], shrunk=verdicts["shrunk"])
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def _case_from_json(case: dict[str, Any]) -> Verdict:
     known = {field.name: case[field.name] for field in fields(Verdict)}
+    for name, default in vars(Verdict("", "", "")).items():
+        if name != "largest_difference" and not isinstance(known[name], type(default)):
+            raise ValueError(f"{name} of a case is {known[name]!r}")
     heat_map = [[_float(value) for value in row] for row in case["heat_map"]]
     return Verdict(**{**known, "heat_map": heat_map, "largest_difference": _float(case["largest_difference"])})
 
@@ -276,8 +293,10 @@ def merged(parts: Sequence[Run]) -> Run:
                 raise ValueError(
                     f"the shards are not of one campaign: {name} is {ours!r} in one and {theirs!r} in another"
                 )
-    shards = sorted(part.shard or "none" for part in parts)
-    count = int(shards[0].partition("/")[2] or 0)
+    if any(part.shard is None for part in parts):
+        raise ValueError("a report is of a whole run, not of a shard: there is nothing to merge it with")
+    shards = sorted(str(part.shard) for part in parts)
+    count = int(shards[0].partition("/")[2])
     wanted = sorted(f"{i}/{count}" for i in range(1, count + 1))
     if shards != wanted:
         raise ValueError(f"expected each of the shards {', '.join(wanted)} once, got {', '.join(shards)}")

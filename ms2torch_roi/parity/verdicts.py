@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
+import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,14 @@ class Tolerance:
     atol: float = 0.0
     rtol: float = 0.0
     max_differing: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kind in (("atol", numbers.Real), ("rtol", numbers.Real), ("max_differing", numbers.Integral)):
+            value: Any = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} must be {'an int' if kind is numbers.Integral else 'a number'}, got {value!r}")
+            if not 0 <= float(value) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {value!r}")
 
 
 EXACT = Tolerance()
@@ -114,7 +124,7 @@ def judge(
 def judge_gradient(
     case: Case, expected: NDArray, actual: NDArray | Exception, category: str, tolerance: Tolerance = EXACT
 ) -> Verdict:
-    """Compare two gradients for the features of a case, which may differ by ``GRADIENT_BOUND`` in any case."""
+    """Compare two gradients for the features of a case; differences up to ``GRADIENT_BOUND`` count as none."""
     verdict = functools.partial(Verdict, case.name, case.direction, category)
     if isinstance(actual, Exception):
         return verdict(problem=f"the gradient of the port raised {type(actual).__name__}: {actual}")
@@ -126,8 +136,7 @@ def judge_gradient(
     def describe(at: Sequence[int]) -> str:
         return f"gradient for image {at[0]}, channel {at[1]}, cell ({at[2]}, {at[3]})"
 
-    at_least = replace(tolerance, atol=max(tolerance.atol, bound))
-    return verdict(**_compare(expected, actual, at_least, describe))
+    return verdict(**_compare(expected, actual, tolerance, describe, of_no_account=bound))
 
 
 def describe(verdict: Verdict) -> list[str]:
@@ -152,7 +161,11 @@ def _judge_types(expected: NDArray, actual: NDArray) -> str:
 
 
 def _compare(
-    expected: NDArray, actual: NDArray, tolerance: Tolerance, describe: Callable[[Sequence[int]], str]
+    expected: NDArray,
+    actual: NDArray,
+    tolerance: Tolerance,
+    describe: Callable[[Sequence[int]], str],
+    of_no_account: float = 0.0,
 ) -> dict[str, Any]:
     """Return what a Verdict says of two arrays of the same shape (rows, channels, height, width)."""
     different = ~same_bits(expected, actual)
@@ -160,7 +173,11 @@ def _compare(
     with np.errstate(invalid="ignore"):
         distance[different] = np.abs(expected[different].astype(np.float64) - actual[different].astype(np.float64))
         distance = np.nan_to_num(distance, nan=np.inf, posinf=np.inf)
-        different &= ~(distance <= tolerance.atol + tolerance.rtol * np.abs(expected.astype(np.float64)))
+        distance[distance <= of_no_account] = 0
+        different &= distance > 0
+        # What is not finite is within no tolerance.
+        allowed = tolerance.atol + tolerance.rtol * np.abs(expected.astype(np.float64))
+        different &= ~(np.isfinite(distance) & (distance <= allowed))
     first = ""
     if different.any():
         at = [int(i) for i in np.unravel_index(different.argmax(), different.shape)]
@@ -219,11 +236,12 @@ def reproduction(case: Case, original: str, port: str) -> str:
     )
 
 
-def reproduction_of_recorded(path: Path, backward_roi_end_mode: int | None) -> str:
+def reproduction_of_recorded(path: Path, backward_roi_end_mode: int | None, tolerance: Tolerance) -> str:
     """Return a few lines of Python that replay a recorded call."""
+    arguments = f"files, backward_roi_end_mode={backward_roi_end_mode}, tolerance=verdicts.{tolerance}"
     return (
         "from pathlib import Path\n"
-        "from ms2torch_roi.parity import campaign\n"
+        "from ms2torch_roi.parity import campaign, verdicts\n"
         f"files = (Path({str(path)!r}),)\n"
-        f"print(campaign.Replay(files, backward_roi_end_mode={backward_roi_end_mode}).verdicts(0))"
+        f"print(campaign.Replay({arguments}).verdicts(0))"
     )

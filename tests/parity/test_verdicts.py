@@ -50,6 +50,33 @@ def test_a_large_heat_map_is_one_of_blocks_that_hold_the_largest_difference():
     assert (heat_map[-1, 0], heat_map[0, -1], np.count_nonzero(heat_map)) == (0.123, 7, 2)
 
 
+@pytest.mark.parametrize("wanted", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_is_within_no_tolerance(wanted):
+    tolerance = verdicts.Tolerance(atol=1e30, rtol=1e30)
+    for value in {0.0, np.inf, -np.inf, np.nan} - {wanted}:
+        expected, actual = RESULT.copy(), RESULT.copy()
+        expected[0, 0, 0, 0], actual[0, 0, 0, 0] = wanted, value
+        assert verdicts.judge(CASE, expected, actual, tolerance=tolerance).differing == (
+            0 if np.isnan(wanted) and np.isnan(value) else 1
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"atol": -1}, ValueError, "atol must be 0 or more, got -1"),
+        ({"atol": float("inf")}, ValueError, "atol must be 0 or more, got inf"),
+        ({"rtol": float("nan")}, ValueError, "rtol must be 0 or more, got nan"),
+        ({"rtol": "1"}, TypeError, "rtol must be a number, got '1'"),
+        ({"max_differing": -1}, ValueError, "max_differing must be 0 or more, got -1"),
+        ({"max_differing": 1e9}, TypeError, "max_differing must be an int, got 1000000000.0"),
+    ],
+)
+def test_tolerances_are_numbers_of_0_or_more(arguments, error, message):
+    with pytest.raises(error, match=message):
+        verdicts.Tolerance(**arguments)
+
+
 def test_subnormal_float32_equals_zero_but_the_smallest_normal_number_does_not():
     tiny = np.finfo(np.float32).tiny
     for value, passed in ((tiny / 2, True), (-tiny / 2, True), (tiny, False)):
