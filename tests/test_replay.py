@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -474,3 +475,28 @@ def test_a_failing_random_case_is_shrunk_before_it_is_shown(run_command, facts_o
             printed = capsys.readouterr().out
             assert f"differing={differing}," in printed
             assert ("problem=''" in printed) == (port is forward or not small["problem"])
+
+
+def test_an_interrupt_ends_all_processes_at_once():
+    command = [
+        sys.executable,
+        "-m",
+        "ms2torch_roi",
+        "check",
+        "--without-mindspore",
+        "--cases",
+        "20000",
+        "--workers",
+        "2",
+    ]
+    # A shell that runs pytest in the background makes its children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout.readline().startswith("The NumPy reference")
+        assert "cases, 0 comparisons failed" in process.stdout.readline()  # all are at work
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+        _, stderr = process.communicate(timeout=60)
+    assert stderr == "ms2torch-roi check: interrupted\n"
+    assert process.returncode == 2

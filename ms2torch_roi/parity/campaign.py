@@ -219,8 +219,12 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterato
         # Small parts for few cases, so that all have some to do.
         chunk = max(1, min(_CHUNK, len(numbers) // (4 * workers)))
         yield from pool.map(campaign.verdicts, numbers, chunksize=chunk)
+    except BaseException:  # an interrupt, or the reader has left: nobody waits for the cases under way
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _prepare_worker() -> None:
