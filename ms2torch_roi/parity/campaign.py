@@ -215,16 +215,22 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterato
     # MindSpore does not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+    # Small parts for few cases, so that all have some to do.
+    length = max(1, min(_CHUNK, len(numbers) // (4 * workers)))
+    parts = [numbers[first : first + length] for first in range(0, len(numbers), length)]
     try:
-        # Small parts for few cases, so that all have some to do.
-        chunk = max(1, min(_CHUNK, len(numbers) // (4 * workers)))
-        yield from pool.map(campaign.verdicts, numbers, chunksize=chunk)
+        for future in [pool.submit(_verdicts_of_all, campaign, part) for part in parts]:
+            yield from future.result()
     except BaseException:  # an interrupt, or the reader has left: nobody waits for the cases under way
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False)
+
+
+def _verdicts_of_all(campaign: Campaign, numbers: Sequence[int]) -> list[list[Verdict]]:
+    return [campaign.verdicts(number) for number in numbers]
 
 
 def _prepare_worker() -> None:
