@@ -38,7 +38,7 @@ def mindspore_boxes(xp: Any, rois: Array, spatial_scale: float, roi_end_mode: in
     cell, be it inverted or NaN, to one cell; such a box is returned with ``end = start``.
     """
     index = xp.asarray(rois[:, :1], dtype=xp.float32)
-    index = xp.round(xp.where(index == index, index, 0) + 7e-5)
+    index = (xp.where(index == index, index, 0) + 7e-5).round()
     scale = _scale_like(xp, rois, spatial_scale)
     start = rois[:, 1:3] * scale
     end = (rois[:, 3:] + roi_end_mode) * scale
@@ -64,7 +64,9 @@ def torchvision_boxes(xp: Any, boxes: Array, spatial_scale: float, aligned: bool
 
 
 def _scale_like(xp: Any, boxes: Array, spatial_scale: float) -> Array:
-    """Return the scale as (K, 1), in the dtype of the boxes; both libraries round it to float32 before float16."""
+    """Return the scale, or (K, 1) of it, in the dtype of the boxes; both libraries round it to float32 before float16."""
+    if xp is np:
+        return boxes.dtype.type(spatial_scale if boxes.dtype == np.float64 else np.float32(spatial_scale))
     wide = xp.float64 if boxes.dtype == xp.float64 else xp.float32
     return xp.asarray(xp.ones_like(boxes[:, :1], dtype=wide) * spatial_scale, dtype=boxes.dtype)
 
@@ -77,8 +79,7 @@ def boxes_of_images(xp: Any, boxes: Sequence[Array]) -> Array:
 
 def mindspore_has_image(xp: Any, index: Array, images: int) -> Array:
     """Return bool: the indices, as given, that MindSpore takes: ``[0, images - 1]`` before rounding, and NaN as 0."""
-    index = xp.where(index == index, index, 0)
-    return (index >= 0) & (index <= images - 1)
+    return ~((index < 0) | (index > images - 1)) & (images > 0)
 
 
 def torchvision_has_image(index: Array, images: int) -> Array:
@@ -162,7 +163,7 @@ def rounds_alike(dtype: np.dtype[Any], *lengths: int) -> bool:
 class TorchvisionCall(NamedTuple):
     """``torchvision.ops.roi_align(features, boxes, pooled, 1.0, sampling_ratio, aligned)`` and the rows it computes."""
 
-    rows: NDArray | None  # None: every row
+    rows: NDArray
     boxes: NDArray
     sampling_ratio: int
     aligned: bool
@@ -186,30 +187,30 @@ def torchvision_calls(
         sample_num: as MindSpore's.
 
     Returns:
-        The calls, and the rows that no call expresses: 1-D, ascending. A first call may cover every row
-        (``rows=None``); later calls and the caller then overwrite theirs. Rows in neither pool to 0.
+        The calls, of rows of their own, and the rows that no call expresses: 1-D, ascending. Rows in neither pool to 0.
     """
     boxes, size = feature_boxes
-    finite = np.isfinite(boxes).all(1) & np.isfinite(size).all(1)
+    keep = is_finite(np, boxes, size) & ~zero
     if sample_num <= 0:
         grid = mindspore_grid(size, pooled_height, pooled_width, sample_num)
         widest = math.isqrt(MAX_ADAPTIVE_SAMPLES // (pooled_height * pooled_width))
-        square = (grid[:, 0] == grid[:, 1]) & (grid[:, 0] > 0) & (grid[:, 0] <= widest) & finite & ~zero
+        square = keep & (grid[:, 0] == grid[:, 1]) & (grid[:, 0] > 0) & (grid[:, 0] <= widest)
         calls = []
         for samples in np.unique(grid[square, 0]):
             rows = np.flatnonzero(square & (grid[:, 0] == samples))
             calls.append(TorchvisionCall(rows, boxes[rows], int(samples), aligned=False))
         return calls, np.flatnonzero(~square & ~zero)
 
-    zero = zero | ~finite
-    large = (size >= 1).all(1) & ~zero
-    calls = [TorchvisionCall(None, outside_unless(np, large, boxes, size)[0], sample_num, aligned=False)]
-    small = np.flatnonzero(~large & ~zero)
+    large = keep & (size >= 1).all(1)
+    rows = large.nonzero()[0]
+    if len(rows) == len(boxes):
+        return [TorchvisionCall(rows, boxes, sample_num, aligned=False)], rows[:0]
+    calls = [TorchvisionCall(rows, boxes[rows], sample_num, aligned=False)]
+    small = np.flatnonzero(keep & ~large)
     shifted = boxes[small] + np.asarray((0, 0.5, 0.5, 0.5, 0.5), boxes.dtype)
     survives = (shifted[:, 1:] - boxes.dtype.type(0.5) == boxes[small, 1:]).all(1)
-    if survives.any():
-        calls.append(TorchvisionCall(small[survives], shifted[survives], sample_num, aligned=True))
-    return calls, small[~survives]
+    calls.append(TorchvisionCall(small[survives], shifted[survives], sample_num, aligned=True))
+    return [call for call in calls if len(call.rows)], small[~survives]
 
 
 def torchvision_call_of_all(xp: Any, rois: Array, images: int, spatial_scale: float, roi_end_mode: int) -> Array:

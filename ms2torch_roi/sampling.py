@@ -27,8 +27,8 @@ NDArray = npt.NDArray[Any]
 # over threads, at a cost for every operation that is fifty times the gain when the cores are busy.
 BLOCK_VALUES = 2**15
 
-# Values that the gradient adds up at a time: many samples in a bin shall not take much memory.
-GRADIENT_VALUES = 2**20
+# Terms listed at a time, 8 bytes each: many samples in a bin shall not take much memory.
+TERMS = 2**20
 
 # The most samples along one axis of a bin. Their squares are beyond what either kernel could visit in a day.
 MAX_GRID = 2**20
@@ -139,33 +139,67 @@ def gradient_of_pool(
     return of_features
 
 
-def gradient_terms_as_mindspore(
-    shape: Sequence[int], feature_boxes: FeatureBoxes, rows: NDArray, pooled: tuple[int, int], sample_num: int
-) -> Iterator[tuple[int, NDArray, NDArray, NDArray, NDArray]]:
-    """Yield what MindSpore's kernel adds up to the gradient for features of this shape, in its order.
+class AxisTerms(NamedTuple):
+    """What every bin of R boxes takes along one axis: (R, pooled, terms) cells and weights, and which of them exist.
 
-    Sample by sample, each of the four cells around it gets ``gradient of the bin * weight / count``.
+    The weight of a cell in a bin is the product of one along y and one along x, divided by the count of the box.
+    """
+
+    cells: NDArray
+    weights: NDArray
+    exist: NDArray
+
+
+def terms_as_mindspore(
+    shape: Sequence[int],
+    feature_boxes: FeatureBoxes,
+    zero: NDArray,
+    pooled: tuple[int, int],
+    sample_num: int,
+    rows_at_once: int,
+) -> Iterator[tuple[slice, NDArray, AxisTerms, AxisTerms]]:
+    """Yield what MindSpore's kernel sums up for some rows at a time, in its order but for terms of 0.
+
+    Args:
+        shape: of the features, (N, C, H, W).
+        feature_boxes: as in ``pool_as_mindspore``, but their index counts from 0 for NaN.
+        zero: (K,) bool, rows without terms.
+        pooled: as in ``pool_as_mindspore``.
+        sample_num: as in ``pool_as_mindspore``.
+        rows_at_once: at most; fewer if they have more than ``TERMS`` terms.
 
     Yields:
-        ``(image, bins, cells, weights, counts)``, 1-D and of one length. ``bins`` counts those of all K rows and
-        ``cells`` those of an image.
+        ``(rows, counts, along y, along x)``. Cells along x and y add up to those of a (N * H * W,) table.
+
+    Raises:
+        RuntimeError: as ``pool_as_mindspore``.
     """
+    boxes, size = feature_boxes
+    _, _, height, width = shape
     grid, count, border = _mindspore_grid(feature_boxes, pooled, sample_num, shape)
-    for image, part, y, x in _blocks(shape, feature_boxes, rows, pooled, grid, border):
-        (y_cell, y_weight), (x_cell, x_weight) = _cells(y), _cells(x)
-        bins = part.size * pooled[0] * pooled[1]
-        per_bin = 4 * y.low.shape[2] * x.low.shape[2] * shape[1]
-        step = max(1, GRADIENT_VALUES // max(per_bin, 1))
-        for first in range(0, bins, step):
-            row, p, q = np.unravel_index(np.arange(first, min(first + step, bins)), (part.size, *pooled))
-            # Bin, sample along y and x, cell along y and x.
-            weight = y_weight[row, p][:, :, None, :, None] * x_weight[row, q][:, None, :, None, :]
-            cell = y_cell[row, p][:, :, None, :, None] * shape[3] + x_cell[row, q][:, None, :, None, :]
-            inside = y.inside[row, p][:, :, None, None, None] & x.inside[row, q][:, None, :, None, None]
-            inside = np.broadcast_to(inside, weight.shape)
-            index = np.nonzero(inside)[0]
-            bin_ = (part[row] * pooled[0] + p) * pooled[1] + q
-            yield image, bin_[index], cell[inside], weight[inside], count[part[row]][index]
+    grid, count = np.where(zero[:, None], 0, grid), np.where(zero, np.ones_like(count), count)
+    largest_x, largest_y = _largest_grid(boxes, grid)
+    step = max(1, min(rows_at_once, TERMS // (4 * largest_x * largest_y * pooled[0] * pooled[1])))
+    for first in range(0, len(boxes), step):
+        rows = slice(first, first + step)
+        y = _axis_samples(boxes[rows, 2], size[rows, 1], grid[rows, 1], pooled[0], height, border[0])
+        x = _axis_samples(boxes[rows, 1], size[rows, 0], grid[rows, 0], pooled[1], width, border[1])
+        first_row = boxes[rows, 0].astype(np.int32)[:, None, None] * np.int32(height)
+        along_y = _axis_terms(y)
+        yield rows, count[rows], along_y._replace(cells=(along_y.cells + first_row) * np.int32(width)), _axis_terms(x)
+
+
+def without_gaps(terms: AxisTerms) -> AxisTerms:
+    """Put parts of the first term of a bin where it has none, so that all bins have equally many, with the same sum.
+
+    A weight of 0 would not do: 0 times a value that is not finite is NaN. Bins without any term get weights of 0.
+    """
+    gaps = ~terms.exist
+    first = np.where(terms.exist[:, :, :1], terms.weights[:, :, :1], 0) / (1 + gaps.sum(2, keepdims=True))
+    first = first.astype(terms.weights.dtype)
+    gaps[:, :, 0] = True
+    cells = np.where(gaps, terms.cells[:, :, :1], terms.cells)
+    return AxisTerms(cells, np.where(gaps, first, terms.weights), terms.exist)
 
 
 def sample_positions(start: NDArray, size: NDArray, grid: NDArray, pooled: int, samples: NDArray) -> NDArray:
@@ -253,14 +287,8 @@ def _blocks(
     """Yield ``(image, rows, samples along y, samples along x)`` for some rows of one image at a time."""
     boxes, size = feature_boxes
     images, channels, height, width = shape
-    largest = grid[rows].max(0, initial=1)
-    if largest.max() > MAX_GRID:
-        row = rows[grid[rows].max(1).argmax()]
-        raise RuntimeError(
-            f"the adaptive sampling grid of row {row} is too large: {grid[row, 0]} x {grid[row, 1]} samples in a bin,"
-            f" at most {MAX_GRID} along one axis are allowed; its box in feature cells is {boxes[row, 1:].tolist()}"
-        )
-    per_row = max(channels * pooled[0] * pooled[1], pooled[0] * int(largest[1]), pooled[1] * int(largest[0]))
+    largest_x, largest_y = _largest_grid(boxes, grid, rows)
+    per_row = max(channels * pooled[0] * pooled[1], pooled[0] * largest_y, pooled[1] * largest_x)
     block = max(1, BLOCK_VALUES // per_row)
     for image in range(images):
         rows_of_image = rows[boxes[rows, 0] == image]
@@ -269,6 +297,18 @@ def _blocks(
             y = _axis_samples(boxes[part, 2], size[part, 1], grid[part, 1], pooled[0], height, border[0])
             x = _axis_samples(boxes[part, 1], size[part, 0], grid[part, 0], pooled[1], width, border[1])
             yield image, part, y, x
+
+
+def _largest_grid(boxes: NDArray, grid: NDArray, rows: NDArray | slice = slice(None)) -> tuple[int, int]:
+    """Return the most samples in a bin along x and along y, at least 1, unless that is too many."""
+    largest_x, largest_y = (int(most) for most in grid[rows].max(0, initial=1))
+    if max(largest_x, largest_y) > MAX_GRID:
+        row = np.arange(len(grid))[rows][grid[rows].max(1).argmax()]
+        raise RuntimeError(
+            f"the adaptive sampling grid of row {row} is too large: {grid[row, 0]} x {grid[row, 1]} samples in a bin,"
+            f" at most {MAX_GRID} along one axis are allowed; its box in feature cells is {boxes[row, 1:].tolist()}"
+        )
+    return largest_x, largest_y
 
 
 class _AxisSamples(NamedTuple):
@@ -298,11 +338,10 @@ def _axis_samples(
         return at, (i < grid[:, None, None]) & inside_image(at, border)
 
     # Positions never turn back along a bin, so the samples inside follow each other.
-    every = np.arange(max(int(grid.max()), 0))
+    every = np.arange(max(int(grid.max()), 1))
     _, inside = place(every)
     visits = inside.sum(2)
-    most = int(visits.max())
-    i = (inside.argmax(2)[:, :, None] if most else 0) + np.arange(most)
+    i = inside.argmax(2)[:, :, None] + np.arange(max(int(visits.max()), 1))
     at, inside = place(i)
 
     last = length - 1
@@ -313,10 +352,17 @@ def _axis_samples(
     return _AxisSamples(low, np.minimum(low + 1, last), 1 - high_weight, high_weight, inside, visits < grid[:, None])
 
 
-def _cells(samples: _AxisSamples) -> tuple[NDArray, NDArray]:
-    """Return the two cells that each sample lies between, and their weights: (R, pooled, visits, 2)."""
-    cells = np.stack((samples.low, samples.high), axis=-1)
-    return cells, np.stack((samples.low_weight, samples.high_weight), axis=-1)
+def _axis_terms(samples: _AxisSamples) -> AxisTerms:
+    """Return the two cells that each sample lies between, side by side."""
+
+    def side_by_side(low: NDArray, high: NDArray) -> NDArray:
+        return np.stack((low, high), axis=-1).reshape(*low.shape[:2], -1)
+
+    return AxisTerms(
+        side_by_side(samples.low, samples.high).astype(np.int32),
+        side_by_side(samples.low_weight, samples.high_weight),
+        side_by_side(samples.inside, samples.inside),
+    )
 
 
 def _weights(samples: _AxisSamples, length: int) -> NDArray:

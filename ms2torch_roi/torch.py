@@ -17,7 +17,7 @@ import torch.fx
 from torch._subclasses import FakeTensor
 from torchvision.ops import roi_align
 
-from . import arrays, params, sampling
+from . import arrays, cpu, params
 from . import boxes as _boxes
 
 NDArray = npt.NDArray[Any]
@@ -100,6 +100,8 @@ class ROIAlign(torch.nn.Module):
         sample_num: int = 2,
         roi_end_mode: int = 1,
         backward_roi_end_mode: int | None = None,
+        *,
+        exact: bool = True,
     ) -> None:
         super().__init__()
         params.check_mindspore_arguments(
@@ -111,6 +113,7 @@ class ROIAlign(torch.nn.Module):
         self.sample_num = sample_num
         self.roi_end_mode = roi_end_mode
         self.backward_roi_end_mode = backward_roi_end_mode
+        self.exact = exact
 
     def extra_repr(self) -> str:
         names = ["pooled_height", "pooled_width", "spatial_scale", "sample_num", "roi_end_mode"]
@@ -128,6 +131,7 @@ class ROIAlign(torch.nn.Module):
             self.sample_num,
             self.roi_end_mode,
             self.backward_roi_end_mode,
+            self.exact,
         )
 
 
@@ -142,9 +146,10 @@ def _roi_align(
     sample_num: int,
     roi_end_mode: int,
     backward_roi_end_mode: int | None,
+    exact: bool,
 ) -> Any:
     """Compute ``ROIAlign(pooled_height, ...)(features, rois)``."""
-    arguments = _Arguments((pooled_height, pooled_width), spatial_scale, sample_num, roi_end_mode)
+    arguments = _Arguments((pooled_height, pooled_width), spatial_scale, sample_num, roi_end_mode, exact)
     backward_mode = roi_end_mode if backward_roi_end_mode is None else backward_roi_end_mode
 
     def pool_tensors(features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
@@ -168,11 +173,14 @@ class _Arguments(NamedTuple):
     scale: float
     samples: int
     mode: int
+    exact: bool
 
 
 def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int) -> torch.Tensor:
     """Compute ROIAlign, with the gradient of ``backward_mode``."""
     dtype = _compute_dtype(features, rois)
+    if not (features.dtype == rois.dtype == dtype):
+        return _pool(features.to(dtype), rois.to(dtype), arguments, backward_mode).to(features.dtype)
     params.check_shapes("ROIAlign", features.shape, rois.shape)
     traced = _is_traced(rois)
     if not traced:  # which would bind a program to a range of K
@@ -185,8 +193,7 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, bac
     else:
         pool = _pool_by_values
     with _without_autocast(dtype, features.device.type):
-        output = pool(features.to(dtype), rois.detach().to(dtype), arguments, backward_mode)
-    return output.to(features.dtype)
+        return pool(features, rois, arguments, backward_mode)
 
 
 def _is_traced(rois: torch.Tensor) -> bool:
@@ -206,7 +213,8 @@ def _pool_in_one_call(
     features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
 ) -> torch.Tensor:
     """Pool every row in one torchvision call, without a look at the values of the rois."""
-    pooled, scale, samples, roi_end_mode = arguments
+    pooled, scale, samples, roi_end_mode, _ = arguments
+    rois = rois.detach()
 
     def call(features: torch.Tensor, mode: int) -> torch.Tensor:
         boxes = _boxes.torchvision_call_of_all(_xp, rois, features.shape[0], scale, mode)
@@ -245,7 +253,7 @@ def _pool_by_values(
     features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
 ) -> torch.Tensor:
     """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none."""
-    pixels = rois.cpu().resolve_neg().numpy()
+    pixels = rois.numpy(force=True)
     in_range = _boxes.mindspore_has_image(np, pixels[:, 0], features.shape[0])
     params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
@@ -253,7 +261,7 @@ def _pool_by_values(
         if backward_mode != arguments.mode:
             backward_feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, backward_mode)
         zero = _boxes.mindspore_unwritten(np, pixels)
-    output: torch.Tensor = _Pool.apply(features, feature_boxes, backward_feature_boxes, zero, arguments)
+        output: torch.Tensor = _Pool.apply(features, feature_boxes, backward_feature_boxes, zero, arguments)
     return output
 
 
@@ -269,56 +277,19 @@ class _Pool(torch.autograd.Function):
         zero: NDArray,
         arguments: _Arguments,
     ) -> torch.Tensor:
-        ctx.plan = (features.shape, backward_feature_boxes, np.flatnonzero(~zero), arguments)
-        (pooled, _, samples, _), (height, width) = arguments, features.shape[2:]
-        # Where a sample is outside the image, torchvision adds 0 * the first pixel: NaN, unless that pixel is finite.
-        expressible = _boxes.rounds_alike(feature_boxes[0].dtype, height, width, *pooled, samples) and bool(
-            features[:, :, 0, 0].isfinite().all()
-        )
-
-        def lift(array: NDArray) -> torch.Tensor:
-            return torch.from_numpy(array).to(features.device)
-
-        ops = sampling.ArrayOps(
-            take=lambda table, columns: table.index_select(1, columns), lift=lift, where=torch.where
-        )
-        with np.errstate(all="ignore"):
-            if expressible:
-                calls, sampled = _boxes.torchvision_calls(feature_boxes, zero, *pooled, samples)
-            else:
-                calls, sampled = [], np.flatnonzero(~zero)
-            parts = [
-                (call.rows, roi_align(features, lift(call.boxes), pooled, 1.0, call.sampling_ratio, call.aligned))
-                for call in calls
-            ]
-            if parts and parts[0][0] is None:
-                output: torch.Tensor = parts.pop(0)[1]
-            else:
-                output = features.new_zeros((len(zero), features.shape[1], *pooled))
-            parts += sampling.pool_as_mindspore(features, feature_boxes, sampled, pooled, samples, ops)
-        if parts:
-            rows = lift(np.concatenate([rows for rows, _ in parts]))
-            output.index_copy_(0, rows, torch.cat([values for _, values in parts]))
-        return output
+        ctx.plan = (features.shape, backward_feature_boxes, zero, arguments)
+        pool = cpu.pool if arguments.exact else cpu.pool_fast
+        return pool(features, feature_boxes, zero, arguments.pooled, arguments.samples)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        shape, feature_boxes, rows, arguments = ctx.plan
-        images, channels, height, width = shape
-        of_bins = gradient.permute(0, 2, 3, 1).reshape(-1, channels)
-        of_cells = gradient.new_zeros((images, height * width, channels))
+        shape, feature_boxes, zero, arguments = ctx.plan
         with np.errstate(all="ignore"):
-            for image, *terms in sampling.gradient_terms_as_mindspore(
-                shape, feature_boxes, rows, arguments.pooled, arguments.samples
-            ):
-                bins, cells, weights, counts = (torch.from_numpy(array).to(gradient.device) for array in terms)
-                values = of_bins[bins] * weights[:, None] / counts[:, None]
-                if values.dtype == torch.float16:  # index_add_ would add these up in float32
-                    of_cells[image].index_put_((cells,), values, accumulate=True)
-                else:
-                    of_cells[image].index_add_(0, cells, values)
-        return of_cells.transpose(1, 2).reshape(shape), None, None, None, None
+            of_features = cpu.gradient(
+                gradient, shape, feature_boxes, zero, arguments.pooled, arguments.samples, exact=arguments.exact
+            )
+        return of_features, None, None, None, None
 
 
 def _pool_arrays(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:

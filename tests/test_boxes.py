@@ -110,13 +110,13 @@ def _calls(rows, mode, sample_num=2, dtype=np.float32):
 
 def test_mode_0_is_one_call_whatever_the_boxes():
     calls, sampled = _calls([[1, 1, 9, 9], [3, 3, 3.2, 3.1], [9, 9, 1, 1], [0, 0, 0, 0], [np.nan, 1, 2, 3]], mode=0)
-    assert [(call.rows, call.sampling_ratio, call.aligned) for call in calls] == [(None, 2, False)]
-    assert sampled.size == 0
+    assert [(call.rows.tolist(), call.sampling_ratio, call.aligned) for call in calls] == [([0, 1, 2], 2, False)]
+    assert sampled.size == 0  # so the last two rows pool to 0
 
 
 def test_mode_1_is_one_call_if_no_box_is_below_one_cell():
     calls, sampled = _calls([[1, 1, 9, 9], [3.1, 3.3, 7, 7]], mode=1)
-    assert [(call.rows, call.aligned) for call in calls] == [(None, False)]
+    assert [(call.rows.tolist(), call.aligned) for call in calls] == [([0, 1], False)]
     assert sampled.size == 0
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from helpers import MINDSPORE_EDGE_CASES, assert_same_bits
 
-import ms2torch_roi.torch
-from ms2torch_roi import ROIAlign, reference
+from ms2torch_roi import ROIAlign, cpu, reference
 from ms2torch_roi.parity import cases, operators
 
 FEATURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 11, 14)).astype(np.float32))
@@ -19,14 +18,14 @@ ROIS = torch.tensor([[1, 2, 3, 17, 14], [0, 6, 6, 7.2, 6.8], [0, 0, 0, 0, 0]])
 @pytest.fixture
 def torchvision_calls(monkeypatch):
     calls = []
-    real = ms2torch_roi.torch.roi_align
+    real = cpu.roi_align
 
     def spy(features, boxes, *arguments):
         output = real(features, boxes, *arguments)
         calls.append((features, boxes, arguments, output, output._version))
         return output
 
-    monkeypatch.setattr(ms2torch_roi.torch, "roi_align", spy)
+    monkeypatch.setattr(cpu, "roi_align", spy)
     return calls
 
 
@@ -232,7 +231,7 @@ def test_rois_get_no_gradient():
 def test_nothing_that_torchvision_crashes_on_reaches_it(torchvision_calls):
     for case in MINDSPORE_EDGE_CASES:
         operators.outcome(operators.port, case)
-    assert len(torchvision_calls) > 300
+    assert len(torchvision_calls) > 250
     for features, boxes, (_, scale, sampling_ratio, _), _, _ in torchvision_calls:
         assert scale == 1.0
         assert sampling_ratio > 0
@@ -245,11 +244,11 @@ def test_nothing_that_torchvision_crashes_on_reaches_it(torchvision_calls):
 
 @pytest.mark.parametrize("mode", [0, 1])
 def test_ordinary_boxes_are_one_torchvision_call_and_its_very_output(torchvision_calls, mode):
-    rois = torch.tensor([[1, 2, 3, 17, 14], [0, 4.5, 0.1, 9.3, 21.7], [0, 0, 0, 0, 0]])
+    rois = torch.tensor([[1, 2, 3, 17, 14], [0, 4.5, 0.1, 9.3, 21.7]])
     output = ROIAlign(2, 3, 0.5, 2, mode)(FEATURES, rois)
     assert len(torchvision_calls) == 1
     features, boxes, (pooled, *rest), made, version = torchvision_calls[0]
     assert features is FEATURES
-    assert (boxes.shape, pooled, rest) == ((3, 5), (2, 3), [1.0, 2, False])
+    assert (boxes.shape, pooled, rest) == ((2, 5), (2, 3), [1.0, 2, False])
     assert output is made
     assert output._version == version  # not written to since

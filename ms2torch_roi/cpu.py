@@ -1,0 +1,323 @@
+"""ROIAlign on a CPU: torch's and torchvision's kernels, given as much at a time as the caches hold, on all threads.
+
+There are two ways to pool, ``pool`` with MindSpore's bits and ``pool_fast`` in another order of summation, and a
+``gradient`` for either. Where the samples lie is the business of ``boxes.py`` and ``sampling.py``.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import embedding_bag
+from torchvision.ops import roi_align
+
+from . import boxes as _boxes
+from . import sampling
+from .boxes import FeatureBoxes, TorchvisionCall
+from .sampling import AxisTerms
+
+NDArray = npt.NDArray[Any]
+Pooled = tuple[int, int]
+
+# ``pool`` works in blocks of ``sampling.BLOCK_VALUES``. A thread gets so many at least: then what it holds is 5 % of
+# its part of the output, and starting it costs next to nothing.
+BLOCKS_OF_A_THREAD = 20
+
+# Channels in such a block. The fewer, the longer their part of the features stays in the cache; the more, the less often
+# torchvision computes the same positions and weights.
+CHANNELS_OF_A_BLOCK = 32
+
+# Its boxes are neighbours: from left to right in bands of so many cells.
+BAND = 32
+
+# Values that torch's own operators get at a time: enough for all threads, and little enough for the last cache.
+VALUES_AT_ONCE = 2**20
+
+
+def pool(
+    features: torch.Tensor, feature_boxes: FeatureBoxes, zero: NDArray, pooled: Pooled, sample_num: int
+) -> torch.Tensor:
+    """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none.
+
+    Args:
+        features: (N, C, H, W), on any device.
+        feature_boxes: K boxes in NumPy, by MindSpore's rule, whose index is in ``[0, N - 1]``.
+        zero: (K,) bool, rows that pool to 0 whatever their box.
+        pooled: number of bins, ``(height, width)``.
+        sample_num: samples along each axis of a bin, adaptive if 0 or less.
+
+    Raises:
+        RuntimeError: an adaptive grid of more than 2**20 samples along one axis of a bin.
+    """
+    _, channels, height, width = features.shape
+    on_cpu = features.device.type == "cpu"
+    if _first_pixels_are_finite(features) and _boxes.rounds_alike(
+        feature_boxes[0].dtype, height, width, *pooled, sample_num
+    ):
+        calls, sampled = _boxes.torchvision_calls(feature_boxes, zero, *pooled, sample_num)
+    else:
+        calls, sampled = [], np.flatnonzero(~zero)
+    values = len(zero) * channels * pooled[0] * pooled[1]
+    threads = min(torch.get_num_threads(), values // (BLOCKS_OF_A_THREAD * sampling.BLOCK_VALUES)) if on_cpu else 0
+    if threads == 0 and calls and len(calls[0].rows) == len(zero):
+        return _call(features, calls[0], pooled)
+
+    features = features.detach()  # gradients are enabled in a new thread
+    output = _empty((len(zero), channels, *pooled), features)
+    in_no_part = np.ones(len(zero), bool)
+    for rows in (sampled, *(call.rows for call in calls)):
+        in_no_part[rows] = False
+    if in_no_part.any():
+        output[torch.from_numpy(in_no_part)] = 0
+
+    def pool_block(block: _Block) -> None:
+        _store(_call(block.features, block.call, pooled), output, block.call.rows, block.channels)
+
+    def pool_sampled() -> None:
+        ops = sampling.ArrayOps(
+            take=lambda table, columns: table.index_select(1, columns),
+            lift=lambda array: torch.from_numpy(array).to(features.device),
+            where=torch.where,
+        )
+        with np.errstate(all="ignore"):  # of which each thread has its own
+            for rows, part in sampling.pool_as_mindspore(features, feature_boxes, sampled, pooled, sample_num, ops):
+                _store(part, output, rows, slice(None))
+
+    tasks: collections.deque[Callable[[], None]] = collections.deque()
+    if len(sampled):
+        tasks.append(pool_sampled)
+    for call in calls:
+        blocks = _blocks(features.contiguous(), call, pooled) if threads else [_Block(features, slice(None), call)]
+        tasks.extend(functools.partial(pool_block, block) for block in blocks)
+    _run(tasks, threads)
+    return output
+
+
+def pool_fast(
+    features: torch.Tensor, feature_boxes: FeatureBoxes, zero: NDArray, pooled: Pooled, sample_num: int
+) -> torch.Tensor:
+    """Pool as ``pool``, but sum in another order: each bin is a weighted bag of the cells in a table of all images.
+
+    Channels are the columns of the table, so that a cell is one piece of memory. It is a copy of the features unless
+    they are channels_last.
+    """
+    features = features.detach()
+    channels = features.shape[1]
+    table = features.permute(0, 2, 3, 1)
+    if not table.is_contiguous():
+        table = _empty(table.shape, features).copy_(table)
+    table = table.view(-1, channels)
+    output = _empty((len(zero), channels, *pooled), features)
+    rows_at_once = VALUES_AT_ONCE // (channels * pooled[0] * pooled[1])
+    for rows, bin_rows, counts, y, x in _terms(
+        features.shape, feature_boxes, zero, pooled, sample_num, rows_at_once, gaps=False
+    ):
+        cells, weights = y.cells + x.cells, y.weights * x.weights
+        of_bin = cells.shape[3] * cells.shape[4]
+        values = embedding_bag(cells.view(-1, of_bin), table, mode="sum", per_sample_weights=weights.view(-1, of_bin))
+        values = values.view(*cells.shape[:3], channels)
+        if not (y.exist.all() and x.exist.all()):
+            values[~(y.exist.any(3) & x.exist.any(4))[..., 0]] = 0
+        values /= counts[:, None, None, None]
+        output[rows, :, bin_rows] = values.permute(0, 3, 1, 2)
+    return output
+
+
+def gradient(
+    of_output: torch.Tensor,
+    shape: tuple[int, int, int, int],
+    feature_boxes: FeatureBoxes,
+    zero: NDArray,
+    pooled: Pooled,
+    sample_num: int,
+    *,
+    exact: bool,
+) -> torch.Tensor:
+    """Return the gradient for the features of this shape, added up in the order of MindSpore's kernel if ``exact``.
+
+    Terms are sorted by cell, and some cells at a time get all of theirs.
+    """
+    images, channels, height, width = shape
+    if not len(zero):
+        return of_output.new_zeros(shape)
+    of_bins = _empty((len(zero), *pooled, channels), of_output)
+    rows_at_once = max(1, VALUES_AT_ONCE // (channels * pooled[0] * pooled[1]))
+    for first in range(0, len(zero), rows_at_once):
+        of_bins[first : first + rows_at_once] = of_output[first : first + rows_at_once].permute(0, 2, 3, 1)
+
+    area = height * width
+    of_features = _empty((images, channels, area), of_output)
+    cells_at_once = max(1, VALUES_AT_ONCE // channels)
+    parts = [(image, cell) for image in range(images) for cell in range(0, area, cells_at_once)]
+    first_cells = [image * area + cell for image, cell in parts]
+    started = False
+    for rows, bin_rows, counts, y, x in _terms(shape, feature_boxes, zero, pooled, sample_num, len(zero)):
+        exist = y.exist & x.exist
+        terms = exist.view(-1).nonzero()[:, 0]
+        cells, order = (y.cells + x.cells).view(-1)[terms].sort(stable=True)
+        terms = terms[order]
+        bins, counts = terms // exist[0, 0, 0].numel(), counts[terms // exist[0].numel()]
+        weights = (y.weights * x.weights).view(-1)[terms]
+        starts = torch.searchsorted(cells, torch.tensor(first_cells, dtype=torch.int32)).tolist()
+        for (image, cell), first_cell, start, end in zip(
+            parts, first_cells, starts, [*starts[1:], len(cells)], strict=True
+        ):
+            if started and start == end:
+                continue
+            part, some = of_features[image, :, cell : cell + cells_at_once], slice(start, end)
+            of_cells = part.t().contiguous() if started else of_output.new_zeros(part.shape[::-1])
+            of_these_bins = of_bins[rows, bin_rows].view(-1, channels)
+            add = _add_exact if exact else _add_fast
+            add(of_cells, cells[some] - first_cell, of_these_bins, bins[some], weights[some], counts[some])
+            part.copy_(of_cells.t())
+        started = True
+    return of_features.view(shape)
+
+
+def _add_exact(
+    of_cells: torch.Tensor,
+    cells: torch.Tensor,
+    of_bins: torch.Tensor,
+    bins: torch.Tensor,
+    weights: torch.Tensor,
+    counts: torch.Tensor,
+) -> None:
+    """Add ``of_bins[bins] * weights / counts`` to the ``cells``, one after the other, rounding as MindSpore does."""
+    at_once = max(1, VALUES_AT_ONCE // of_cells.shape[1])
+    for part in zip(*(terms.to(of_cells.device).split(at_once) for terms in (cells, bins, weights, counts)), strict=True):
+        cells, bins, weights, counts = part
+        values = of_bins.index_select(0, bins).mul_(weights[:, None]).div_(counts[:, None])
+        if values.dtype == torch.float16:  # index_add_ would add these up in float32
+            of_cells.index_put_((cells.long(),), values, accumulate=True)
+        else:
+            of_cells.index_add_(0, cells, values)
+
+
+def _add_fast(
+    of_cells: torch.Tensor,
+    cells: torch.Tensor,
+    of_bins: torch.Tensor,
+    bins: torch.Tensor,
+    weights: torch.Tensor,
+    counts: torch.Tensor,
+) -> None:
+    """Add as ``_add_exact``, but all at once: the sorted ``cells`` are bags of bins."""
+    starts = torch.searchsorted(cells, torch.arange(len(of_cells), dtype=cells.dtype))
+    of_cells += embedding_bag(bins, of_bins, starts, mode="sum", per_sample_weights=weights / counts)
+
+
+def _terms(
+    shape: Sequence[int],
+    feature_boxes: FeatureBoxes,
+    zero: NDArray,
+    pooled: Pooled,
+    sample_num: int,
+    rows_at_once: int,
+    *,
+    gaps: bool = True,
+) -> Iterator[tuple[slice, slice, torch.Tensor, AxisTerms, AxisTerms]]:
+    """Yield the terms of some rows, and of some rows of their bins, at a time; see ``sampling.terms_as_mindspore``.
+
+    Yields:
+        ``(rows, bin_rows, counts, along y, along x)``; those along the axes broadcast to (rows, bins along y, bins along
+        x, terms along y, terms along x).
+    """
+    for rows, counts, *axes in sampling.terms_as_mindspore(shape, feature_boxes, zero, pooled, sample_num, rows_at_once):
+        y, x = axes if gaps else map(sampling.without_gaps, axes)
+        of_bin_row = len(counts) * pooled[1] * y.cells.shape[2] * x.cells.shape[2]
+        step = max(1, sampling.TERMS // of_bin_row)
+        for first in range(0, pooled[0], step):
+            bin_rows = slice(first, first + step)
+            yield (
+                rows,
+                bin_rows,
+                torch.from_numpy(counts),
+                AxisTerms(*(torch.from_numpy(array)[:, bin_rows, None, :, None] for array in y)),
+                AxisTerms(*(torch.from_numpy(array)[:, None, :, None, :] for array in x)),
+            )
+
+
+class _Block(NamedTuple):
+    """A torchvision call for some channels, whose rows are those of the output."""
+
+    features: torch.Tensor
+    channels: slice
+    call: TorchvisionCall
+
+
+def _blocks(features: torch.Tensor, call: TorchvisionCall, pooled: Pooled) -> Iterator[_Block]:
+    """Cut a call into blocks of some channels and neighbouring boxes, which use the same part of the features."""
+    bins, channels = pooled[0] * pooled[1], features.shape[1]
+    order = np.lexsort((call.boxes[:, 1], call.boxes[:, 2] // BAND, call.boxes[:, 0]))
+    rows, boxes = call.rows[order], call.boxes[order]
+    images, starts = np.unique(boxes[:, 0], return_index=True)
+    boxes[:, 0] = 0
+    rows_of_block = max(1, sampling.BLOCK_VALUES // bins)  # of one channel
+    for image, first, last in zip(images.astype(int).tolist(), starts, [*starts[1:], len(rows)], strict=True):
+        step = min(channels, rows_of_block, max(CHANNELS_OF_A_BLOCK, rows_of_block // (last - first)))
+        for channel in range(0, channels, step):
+            some = slice(channel, channel + step)
+            for row in range(first, last, rows_of_block // step):
+                part = slice(row, min(row + rows_of_block // step, last))
+                part_of_call = call._replace(rows=rows[part], boxes=boxes[part])
+                yield _Block(features[image : image + 1, some], some, part_of_call)
+
+
+def _first_pixels_are_finite(features: torch.Tensor) -> bool:
+    """Tell whether torchvision adds 0 for samples outside the image: it adds 0 * the first pixel, which can be NaN."""
+    if features.device.type != "cpu":
+        features = features[:, :, :1, :1]
+    return bool(np.isfinite(features.numpy(force=True)[:, :, 0, 0]).all())
+
+
+def _call(features: torch.Tensor, call: TorchvisionCall, pooled: Pooled) -> torch.Tensor:
+    boxes = torch.from_numpy(call.boxes)
+    if features.device.type != "cpu":
+        boxes = boxes.to(features.device)
+    values: torch.Tensor = roi_align(features, boxes, pooled, 1.0, call.sampling_ratio, call.aligned)
+    return values
+
+
+def _store(values: torch.Tensor, output: torch.Tensor, rows: NDArray, channels: slice) -> None:
+    if output.device.type == "cpu":
+        output.numpy()[rows, channels] = values.numpy()  # torch would wake its threads for more than a few values
+    else:
+        output[torch.from_numpy(rows).to(output.device), channels] = values
+
+
+def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Return a tensor, on a CPU in memory of NumPy's: it asks for huge pages, which are filled several times as fast."""
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
+    return torch.from_numpy(np.empty(shape, str(like.dtype).removeprefix("torch.")))
+
+
+def _run(tasks: collections.deque[Callable[[], None]], threads: int) -> None:
+    """Do the tasks in this thread and as many others as make up ``threads``."""
+
+    def work() -> None:
+        while tasks:
+            try:
+                task = tasks.popleft()
+            except IndexError:  # another thread was faster
+                return
+            task()
+
+    if threads <= 1:
+        return work()
+    # Threads of its own for every call: no state that could outlive a fork, or that two callers would share.
+    with concurrent.futures.ThreadPoolExecutor(threads - 1) as executor:
+        others = [executor.submit(work) for _ in range(threads - 1)]
+        try:
+            work()
+        finally:
+            tasks.clear()  # after an error or interrupt there is nothing left to do
+    for other in others:
+        other.result()
