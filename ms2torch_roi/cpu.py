@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -116,17 +117,11 @@ def pool_fast(
     table = table.view(-1, channels)
     output = _empty((len(zero), channels, *pooled), features)
     rows_at_once = VALUES_AT_ONCE // (channels * pooled[0] * pooled[1])
-    for rows, bin_rows, counts, y, x in _terms(
-        features.shape, feature_boxes, zero, pooled, sample_num, rows_at_once, gaps=False
-    ):
-        cells, weights = y.cells + x.cells, y.weights * x.weights
-        of_bin = cells.shape[3] * cells.shape[4]
-        values = embedding_bag(cells.view(-1, of_bin), table, mode="sum", per_sample_weights=weights.view(-1, of_bin))
-        values = values.view(*cells.shape[:3], channels)
-        if not (y.exist.all() and x.exist.all()):
-            values[~(y.exist.any(3) & x.exist.any(4))[..., 0]] = 0
-        values /= counts[:, None, None, None]
-        output[rows, :, bin_rows] = values.permute(0, 3, 1, 2)
+    for bags in _bags(features.shape, feature_boxes, zero, pooled, sample_num, rows_at_once):
+        starts = bags.lengths.cumsum(0, dtype=torch.int32) - bags.lengths
+        values = embedding_bag(bags.cells, table, starts, mode="sum", per_sample_weights=bags.weights)
+        values = values.view(len(bags.counts), -1, pooled[1], channels) / bags.counts[:, None, None, None]
+        output[bags.rows, :, bags.bin_rows] = values.permute(0, 3, 1, 2)
     return output
 
 
@@ -151,20 +146,17 @@ def gradient(
     rows_at_once = max(1, VALUES_AT_ONCE // (channels * pooled[0] * pooled[1]))
     for first in range(0, len(zero), rows_at_once):
         of_bins[first : first + rows_at_once] = of_output[first : first + rows_at_once].permute(0, 2, 3, 1)
-
     area = height * width
     of_features = _empty((images, channels, area), of_output)
     cells_at_once = max(1, VALUES_AT_ONCE // channels)
     parts = [(image, cell) for image in range(images) for cell in range(0, area, cells_at_once)]
     first_cells = [image * area + cell for image, cell in parts]
     started = False
-    for rows, bin_rows, counts, y, x in _terms(shape, feature_boxes, zero, pooled, sample_num, len(zero)):
-        exist = y.exist & x.exist
-        terms = exist.view(-1).nonzero()[:, 0]
-        cells, order = (y.cells + x.cells).view(-1)[terms].sort(stable=True)
-        terms = terms[order]
-        bins, counts = terms // exist[0, 0, 0].numel(), counts[terms // exist[0].numel()]
-        weights = (y.weights * x.weights).view(-1)[terms]
+    for bags in _bags(shape, feature_boxes, zero, pooled, sample_num, len(zero)):
+        of_these_bins = of_bins[bags.rows, bags.bin_rows].view(-1, channels)
+        cells, order = bags.cells.sort(stable=True)
+        bins, weights = torch.repeat_interleave(bags.lengths)[order], bags.weights[order]
+        counts = bags.counts.repeat_interleave(len(bags.lengths) // len(bags.counts))[bins]
         starts = torch.searchsorted(cells, torch.tensor(first_cells, dtype=torch.int32)).tolist()
         for (image, cell), first_cell, start, end in zip(
             parts, first_cells, starts, [*starts[1:], len(cells)], strict=True
@@ -173,7 +165,6 @@ def gradient(
                 continue
             part, some = of_features[image, :, cell : cell + cells_at_once], slice(start, end)
             of_cells = part.t().contiguous() if started else of_output.new_zeros(part.shape[::-1])
-            of_these_bins = of_bins[rows, bin_rows].view(-1, channels)
             add = _add_exact if exact else _add_fast
             add(of_cells, cells[some] - first_cell, of_these_bins, bins[some], weights[some], counts[some])
             part.copy_(of_cells.t())
@@ -213,35 +204,41 @@ def _add_fast(
     of_cells += embedding_bag(bins, of_bins, starts, mode="sum", per_sample_weights=weights / counts)
 
 
-def _terms(
+class _Bags(NamedTuple):
+    """The terms of all bins of some rows, or of some rows of their bins, bin by bin; see ``sampling.AxisTerms``."""
+
+    rows: slice
+    bin_rows: slice
+    counts: torch.Tensor  # for each row
+    lengths: torch.Tensor  # numbers of terms, for each bin
+    cells: torch.Tensor
+    weights: torch.Tensor
+
+
+def _bags(
     shape: Sequence[int],
     feature_boxes: FeatureBoxes,
     zero: NDArray,
     pooled: Pooled,
     sample_num: int,
     rows_at_once: int,
-    *,
-    gaps: bool = True,
-) -> Iterator[tuple[slice, slice, torch.Tensor, AxisTerms, AxisTerms]]:
-    """Yield the terms of some rows, and of some rows of their bins, at a time; see ``sampling.terms_as_mindspore``.
-
-    Yields:
-        ``(rows, bin_rows, counts, along y, along x)``; those along the axes broadcast to (rows, bins along y, bins along
-        x, terms along y, terms along x).
-    """
-    for rows, counts, *axes in sampling.terms_as_mindspore(shape, feature_boxes, zero, pooled, sample_num, rows_at_once):
-        y, x = axes if gaps else map(sampling.without_gaps, axes)
-        of_bin_row = len(counts) * pooled[1] * y.cells.shape[2] * x.cells.shape[2]
-        step = max(1, sampling.TERMS // of_bin_row)
-        for first in range(0, pooled[0], step):
-            bin_rows = slice(first, first + step)
-            yield (
-                rows,
-                bin_rows,
-                torch.from_numpy(counts),
-                AxisTerms(*(torch.from_numpy(array)[:, bin_rows, None, :, None] for array in y)),
-                AxisTerms(*(torch.from_numpy(array)[:, None, :, None, :] for array in x)),
-            )
+) -> Iterator[_Bags]:
+    """Yield the bins of all K rows, so many rows at a time, and fewer if they have more than ``sampling.TERMS``."""
+    for first, all_counts, *axes in sampling.terms_as_mindspore(shape, feature_boxes, zero, pooled, sample_num):
+        all_y, all_x = (AxisTerms(*map(torch.from_numpy, axis)) for axis in axes)
+        of_bin_row = len(all_counts) * pooled[1] * all_y.cells.shape[2] * all_x.cells.shape[2]
+        row_step, bin_row_step = max(1, rows_at_once), max(1, sampling.TERMS // of_bin_row)
+        for row, bin_row in itertools.product(range(0, len(all_counts), row_step), range(0, pooled[0], bin_row_step)):
+            rows, bin_rows = slice(row, row + row_step), slice(bin_row, bin_row + bin_row_step)
+            counts = torch.from_numpy(all_counts[rows])
+            y = AxisTerms(*(array[rows, bin_rows, None, :, None] for array in all_y))
+            x = AxisTerms(*(array[rows, None, :, None, :] for array in all_x))
+            lengths = (y.exist.sum(3, dtype=torch.int32) * x.exist.sum(4, dtype=torch.int32)).view(-1)
+            cells, weights = (y.cells + x.cells).view(-1), (y.weights * x.weights).view(-1)
+            if lengths.sum() < len(cells):
+                exist = torch.from_numpy(np.flatnonzero((y.exist & x.exist).numpy()))
+                cells, weights = cells.index_select(0, exist), weights.index_select(0, exist)
+            yield _Bags(slice(first + row, first + row + len(counts)), bin_rows, counts, lengths, cells, weights)
 
 
 class _Block(NamedTuple):

@@ -156,9 +156,8 @@ def terms_as_mindspore(
     zero: NDArray,
     pooled: tuple[int, int],
     sample_num: int,
-    rows_at_once: int,
-) -> Iterator[tuple[slice, NDArray, AxisTerms, AxisTerms]]:
-    """Yield what MindSpore's kernel sums up for some rows at a time, in its order but for terms of 0.
+) -> Iterator[tuple[int, NDArray, AxisTerms, AxisTerms]]:
+    """Yield what MindSpore's kernel sums up, in its order but for terms of 0; of as many rows as have ``TERMS`` terms.
 
     Args:
         shape: of the features, (N, C, H, W).
@@ -166,10 +165,9 @@ def terms_as_mindspore(
         zero: (K,) bool, rows without terms.
         pooled: as in ``pool_as_mindspore``.
         sample_num: as in ``pool_as_mindspore``.
-        rows_at_once: at most; fewer if they have more than ``TERMS`` terms.
 
     Yields:
-        ``(rows, counts, along y, along x)``. Cells along x and y add up to those of a (N * H * W,) table.
+        ``(first row, counts, along y, along x)``. Cells along x and y add up to those of a (N * H * W,) table.
 
     Raises:
         RuntimeError: as ``pool_as_mindspore``.
@@ -179,27 +177,14 @@ def terms_as_mindspore(
     grid, count, border = _mindspore_grid(feature_boxes, pooled, sample_num, shape)
     grid, count = np.where(zero[:, None], 0, grid), np.where(zero, np.ones_like(count), count)
     largest_x, largest_y = _largest_grid(boxes, grid)
-    step = max(1, min(rows_at_once, TERMS // (4 * largest_x * largest_y * pooled[0] * pooled[1])))
+    step = max(1, TERMS // (4 * largest_x * largest_y * pooled[0] * pooled[1]))
     for first in range(0, len(boxes), step):
         rows = slice(first, first + step)
         y = _axis_samples(boxes[rows, 2], size[rows, 1], grid[rows, 1], pooled[0], height, border[0])
         x = _axis_samples(boxes[rows, 1], size[rows, 0], grid[rows, 0], pooled[1], width, border[1])
         first_row = boxes[rows, 0].astype(np.int32)[:, None, None] * np.int32(height)
         along_y = _axis_terms(y)
-        yield rows, count[rows], along_y._replace(cells=(along_y.cells + first_row) * np.int32(width)), _axis_terms(x)
-
-
-def without_gaps(terms: AxisTerms) -> AxisTerms:
-    """Put parts of the first term of a bin where it has none, so that all bins have equally many, with the same sum.
-
-    A weight of 0 would not do: 0 times a value that is not finite is NaN. Bins without any term get weights of 0.
-    """
-    gaps = ~terms.exist
-    first = np.where(terms.exist[:, :, :1], terms.weights[:, :, :1], 0) / (1 + gaps.sum(2, keepdims=True))
-    first = first.astype(terms.weights.dtype)
-    gaps[:, :, 0] = True
-    cells = np.where(gaps, terms.cells[:, :, :1], terms.cells)
-    return AxisTerms(cells, np.where(gaps, first, terms.weights), terms.exist)
+        yield first, count[rows], along_y._replace(cells=(along_y.cells + first_row) * np.int32(width)), _axis_terms(x)
 
 
 def sample_positions(start: NDArray, size: NDArray, grid: NDArray, pooled: int, samples: NDArray) -> NDArray:
