@@ -64,11 +64,10 @@ def torchvision_boxes(xp: Any, boxes: Array, spatial_scale: float, aligned: bool
 
 
 def _scale_like(xp: Any, boxes: Array, spatial_scale: float) -> Array:
-    """Return the scale, or (K, 1) of it, in the dtype of the boxes; both libraries round it to float32 before float16."""
-    if xp is np:
-        return boxes.dtype.type(spatial_scale if boxes.dtype == np.float64 else np.float32(spatial_scale))
-    wide = xp.float64 if boxes.dtype == xp.float64 else xp.float32
-    return xp.asarray(xp.ones_like(boxes[:, :1], dtype=wide) * spatial_scale, dtype=boxes.dtype)
+    """Return the scale in the dtype of the boxes; both libraries round it to float32 before float16."""
+    if boxes.dtype != xp.float16:
+        return xp.asarray(spatial_scale, dtype=boxes.dtype)
+    return xp.asarray(xp.ones_like(boxes[:, :1], dtype=xp.float32) * spatial_scale, dtype=xp.float16)
 
 
 def boxes_of_images(xp: Any, boxes: Sequence[Array]) -> Array:

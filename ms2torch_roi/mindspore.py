@@ -126,9 +126,9 @@ def roi_align(
 class _Namespace:
     """What the rules use of NumPy. ``mindspore.numpy`` has it too, but not where a length is unknown when compiling."""
 
-    float32, float64 = ms.float32, ms.float64
+    float16, float32 = ms.float16, ms.float32
 
-    def asarray(self, value: ms.Tensor, dtype: Any) -> ms.Tensor:
+    def asarray(self, value: ms.Tensor | float, dtype: Any) -> ms.Tensor:
         return ops.cast(value, dtype)
 
     def ones_like(self, tensor: ms.Tensor, dtype: Any) -> ms.Tensor:

@@ -22,8 +22,10 @@ from . import boxes as _boxes
 
 NDArray = npt.NDArray[Any]
 
-# What the rules use of NumPy. torch.asarray would move a tensor to the default device.
-_xp = types.SimpleNamespace(**{**vars(torch), "asarray": lambda tensor, dtype: tensor.to(dtype)})
+# What the rules use of NumPy. torch.asarray would move a tensor to the default device, and make one of a number.
+_xp = types.SimpleNamespace(
+    **{**vars(torch), "asarray": lambda value, dtype: value.to(dtype) if isinstance(value, torch.Tensor) else value}
+)
 
 _DTYPES = (torch.float16, torch.float32, torch.float64, torch.bfloat16)
 

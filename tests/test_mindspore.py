@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 from helpers import TORCHVISION_EDGE_CASES, assert_same_bits
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ms2torch_roi import boxes, reference
@@ -326,6 +326,7 @@ GRADIENT_BOUND = {"float32": 5e-6, "float16": 0.05}
 
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1))
+@example(6819)  # where torchvision's float16 gradient is a third of what it should be
 def test_gradient_is_torchvisions_on_random_cases(seed):
     from ms2torch_roi import mindspore as ours
 
@@ -340,7 +341,9 @@ def test_gradient_is_torchvisions_on_random_cases(seed):
     assert not of_rois.any()
     assert actual.dtype == expected.dtype
     bound = GRADIENT_BOUND[case.dtype.name] * max(np.abs(expected).max(), 1)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=bound)
+    # Where hundreds of terms meet in a cell, torchvision's float16 sum is off by more than the bound.
+    error_of_torchvision = np.abs(expected - gradient_in_torch(*map(np.float32, (case.features, rois)), arguments, weights))
+    assert (np.abs(actual - expected) <= bound + error_of_torchvision).all()
 
 
 @pytest.mark.parametrize("aligned", [False, True])
