@@ -240,7 +240,6 @@ def _options(case: Case) -> tuple[tuple[Any, ...], ...]:
     dtypes = {case.features.dtype.name, case.rois.dtype.name}
     if "float16" in dtypes:
         dtypes.add("float32")
-    _, samples = _sizes(case)
     index = case.rois[:, 0]
     relevant: dict[str, Any] = {
         "moved": (_NOT, _HALF_A_CELL) if asked.moved == _HALF_A_CELL else (_NOT, _HALF_A_CELL, _THERE_AND_BACK),
@@ -248,8 +247,8 @@ def _options(case: Case) -> tuple[tuple[Any, ...], ...]:
         "start": (0, 1),
         "smallest": (None, 0, 1),
         "dtype": sorted(dtypes),
-        "grid": libraries if samples <= 0 else (),
-        "count": libraries if samples <= 0 else (),
+        "grid": libraries if case.samples <= 0 else (),
+        "count": libraries if case.samples <= 0 else (),
         "index": libraries if (index != np.trunc(index)).any() else (),
         "border": () if _boxes.rounds_alike(case.dtype, *case.features.shape[2:]) else libraries,
         "outside": () if np.isfinite(case.features[:, :, 0, 0]).all() else libraries,
@@ -413,8 +412,7 @@ def _to_try(case: Case, expected: NDArray, actual: NDArray, different: NDArray) 
 
 def _tried(case: Case, rules: Sequence[_Rule], rows: NDArray, channel: int) -> NDArray:
     """Return what some rows pool to in one channel by each rule: (rules, rows, pooled_height, pooled_width)."""
-    pooled, _ = _sizes(case)
-    values = np.zeros((len(rules), len(rows), *pooled), case.features.dtype)
+    values = np.zeros((len(rules), len(rows), *case.pooled), case.features.dtype)
     groups: dict[tuple[str, str, str], list[int]] = {}
     for number, rule in enumerate(rules):
         groups.setdefault((rule.dtype, rule.border, rule.outside), []).append(number)
@@ -426,11 +424,11 @@ def _tried(case: Case, rules: Sequence[_Rule], rows: NDArray, channel: int) -> N
         lines = np.concatenate((boxes[:, :3], size, grid, count[:, None]), axis=1, dtype=np.float64)
         keys = lines.view(f"V{lines.strides[0]}").ravel()
         _, first, again = np.unique(keys, return_index=True, return_inverse=True)
-        pools = np.zeros((len(first), *pooled), case.features.dtype)
+        pools = np.zeros((len(first), *case.pooled), case.features.dtype)
         samples = (boxes[first], size[first], grid[first], count[first])
         for part, pool in _pool(case, features, rules[numbers[0]], samples, np.arange(len(first))):
             pools[part] = pool[:, 0]
-        values[numbers] = pools[again].reshape(len(numbers), len(rows), *pooled)
+        values[numbers] = pools[again].reshape(len(numbers), len(rows), *case.pooled)
     return values
 
 
@@ -473,8 +471,8 @@ def _samples(case: Case, rule: _Rule, rows: NDArray) -> _Samples:
     if rule.smallest is not None:
         smallest = dtype.type(rule.smallest)
         size = np.where(~(size > smallest) if case.original == "MindSpore" else size < smallest, smallest, size)
-    pooled, samples = _sizes(case)
-    grid = _boxes.sampling_grid(np.floor if rule.grid == "MindSpore" else np.ceil, size, *pooled, samples)
+    rounding = np.floor if rule.grid == "MindSpore" else np.ceil
+    grid = _boxes.sampling_grid(rounding, size, *case.pooled, case.samples)
     grid = np.where(grid > sampling.MAX_GRID, -1, grid)
     count = (_boxes.mindspore_count if rule.count == "MindSpore" else _boxes.torchvision_count)(grid, dtype)
     return np.concatenate((index, corners), 1), size, grid, count
@@ -492,12 +490,11 @@ def _pool(
 ) -> Iterator[tuple[NDArray, NDArray]]:
     """Pool some of the ``samples``, and yield rows of them and their values, in the dtype of the features."""
     boxes, size, grid, count = samples
-    pooled, _ = _sizes(case)
     blocks = sampling.pool(
         features.astype(rule.dtype, copy=False),
         (boxes, size),
         rows,
-        pooled,
+        case.pooled,
         grid,
         count,
         _border(case, rule),
@@ -512,9 +509,8 @@ def _has_gradient(case: Case, output_gradient: NDArray, gradient: NDArray, rule:
     """Tell whether this is the gradient for the features by a rule."""
     boxes, size, grid, count = _samples(case, rule, np.arange(len(case.rois)))
     rows = np.flatnonzero(~case.undefined & (grid > 0).all(1))
-    pooled, _ = _sizes(case)
     of_rule = sampling.gradient_of_pool(
-        output_gradient[rows], gradient.shape, (boxes, size), rows, pooled, grid, count, _border(case, rule)
+        output_gradient[rows], gradient.shape, (boxes, size), rows, case.pooled, grid, count, _border(case, rule)
     )
     largest = np.abs(np.where(np.isfinite(gradient), gradient, 0)).max(initial=0)
     bound = max(GRADIENT_BOUND[case.dtype.name], GRADIENT_BOUND["float32"]) * float(largest)
@@ -524,14 +520,6 @@ def _has_gradient(case: Case, output_gradient: NDArray, gradient: NDArray, rule:
 def _border(case: Case, rule: _Rule) -> list[float]:
     border = _boxes.mindspore_border if rule.border == "MindSpore" else _boxes.torchvision_border
     return [border(length, np.dtype(rule.dtype)) for length in case.features.shape[2:]]
-
-
-def _sizes(case: Case) -> tuple[tuple[int, int], int]:
-    """Return the numbers of bins along y and x, and of samples."""
-    arguments = case.arguments
-    if isinstance(case, MindSporeCase):
-        return (arguments["pooled_height"], arguments["pooled_width"]), arguments["sample_num"]
-    return arguments["output_size"], arguments["sampling_ratio"]
 
 
 def _close(left: NDArray, right: NDArray, bound: Any = 0.0) -> NDArray:
@@ -550,13 +538,11 @@ def _rounding(case: Case, dtype: str, largest: float) -> float:
 
 def _explain_shape(case: Case, who: str, result: NDArray) -> str:
     """Explain an output of another shape than it must have."""
-    pooled, _ = _sizes(case)
-    wanted = (len(case.rois), case.features.shape[1], *pooled)
-    if result.shape == wanted:
+    if result.shape == case.output_shape:
         return ""
-    got = result.shape[2:]
-    sentence = f"{who} returned the shape {result.shape} instead of {wanted}."
-    if len(got) == 2 and got != tuple(pooled) and "".join(map(str, got)) == "".join(map(str, pooled)):
+    got, pooled = result.shape[2:], case.pooled
+    sentence = f"{who} returned the shape {result.shape} instead of {case.output_shape}."
+    if len(got) == 2 and got != pooled and "".join(map(str, got)) == "".join(map(str, pooled)):
         height, width = pooled
         sentence += (
             f" MindSpore's PyNative mode has taken an ROIAlign of {got[0]} x {got[1]} bins for the one of {height} x"

@@ -54,8 +54,7 @@ def on_torchvision(aligned, extra, shifted=lambda rois, case: (rois, case.spatia
         dtype = torch.promote_types(rois.dtype, features.dtype)
         rois = rois.to(dtype)
         rois, scale = shifted(torch.cat((rois[:, :3], rois[:, 3:] + extra), 1), case)
-        pooled = (case.pooled_height, case.pooled_width)
-        output = torchvision.ops.roi_align(features.to(dtype), rois, pooled, scale, case.sample_num, aligned)
+        output = torchvision.ops.roi_align(features.to(dtype), rois, case.pooled, scale, case.samples, aligned)
         return output.to(features.dtype).numpy()
 
     return port
@@ -83,9 +82,7 @@ def mode(number):
 
 
 def adaptive(case):
-    return case.arguments.get("sample_num", case.arguments.get("sampling_ratio")) <= 0 and not has_fractional_index(
-        case
-    )
+    return case.samples <= 0 and not has_fractional_index(case)
 
 
 def has_fractional_index(case):
@@ -294,7 +291,7 @@ def test_the_other_aligned_is_named(aligned):
 def with_rule(case, **changes):
     """Compute a case by another rule, with the reference's parts."""
     rule = replace(diagnosis._candidates_of(case)[0].rule, **changes)
-    output = np.zeros((len(case.rois), case.features.shape[1], *diagnosis._sizes(case)[0]), case.features.dtype)
+    output = np.zeros(case.output_shape, case.features.dtype)
     rows = np.arange(len(case.rois))
     with np.errstate(all="ignore"):
         for part, values in diagnosis._pool(case, case.features, rule, diagnosis._samples(case, rule, rows), rows):
@@ -486,8 +483,7 @@ def test_undefined_rows_are_told_from_wrong_ones():
 
 
 def gradients(case, backward_roi_end_mode=None):
-    shape = (len(case.rois), case.features.shape[1], case.pooled_height, case.pooled_width)
-    weights = np.random.default_rng(0).standard_normal(shape).astype(case.features.dtype)
+    weights = np.random.default_rng(0).standard_normal(case.output_shape).astype(case.features.dtype)
     return weights, operators.gradient(case, weights, backward_roi_end_mode)
 
 
@@ -543,9 +539,8 @@ def test_mindspores_own_gradient_of_mode_0_is_recognised():
 def test_the_gradient_of_a_naive_port_is_recognised():
     def gradient(case, weights):
         features = torch.from_numpy(case.features).requires_grad_()
-        pooled = (case.pooled_height, case.pooled_width)
         rois = torch.from_numpy(case.rois)
-        output = torchvision.ops.roi_align(features, rois, pooled, case.spatial_scale, case.sample_num, True)
+        output = torchvision.ops.roi_align(features, rois, case.pooled, case.spatial_scale, case.sample_num, True)
         output.backward(torch.from_numpy(weights))
         return features.grad.numpy()
 
