@@ -11,7 +11,7 @@ import torchvision
 from helpers import EDGE_CASES
 
 from ms2torch_roi import boxes
-from ms2torch_roi.parity import cases, diagnosis, edges, operators, verdicts
+from ms2torch_roi.parity import cases, diagnosis, edges, operators, rules, verdicts
 
 with_mindspore = pytest.mark.needs_mindspore
 
@@ -290,11 +290,11 @@ def test_the_other_aligned_is_named(aligned):
 
 def with_rule(case, **changes):
     """Compute a case by another rule, with the reference's parts."""
-    rule = replace(diagnosis._candidates_of(case)[0].rule, **changes)
+    rule = replace(rules.candidates_of(case)[0].rule, **changes)
     output = np.zeros(case.output_shape, case.features.dtype)
     rows = np.arange(len(case.rois))
     with np.errstate(all="ignore"):
-        for part, values in diagnosis._pool(case, case.features, rule, diagnosis._samples(case, rule, rows), rows):
+        for part, values in rule.pool(case, case.features, rule.samples(case, rows), rows):
             output[part] = values
     output[case.undefined] = 0
     return output
@@ -372,7 +372,7 @@ def test_zeros_are_no_proof_of_a_rule():
         spatial_scale=1.0,
         sample_num=1,
     )
-    actual = with_rule(case, moved=diagnosis._HALF_A_CELL)
+    actual = with_rule(case, moved=rules._HALF_A_CELL)
     assert not actual.any()
     sentence = diagnosis.explain(case, operators.reference(case), actual)
     assert sentence.startswith("None of the known rules fits. All that differs is 0 in the port.")
@@ -404,7 +404,7 @@ def test_rounding_of_another_device_is_told_from_another_rule():
     sentence = diagnosis.explain(CASE, RESULT, rounded_otherwise(RESULT))
     assert sentence.startswith("None of the known rules fits. The largest difference is ")
     assert sentence.endswith("Another device, or sums in another order, may round like that.")
-    naive = with_rule(CASE, end=0, moved=diagnosis._HALF_A_CELL)
+    naive = with_rule(CASE, end=0, moved=rules._HALF_A_CELL)
     assert diagnosis.explain(CASE, RESULT, rounded_otherwise(naive)) == (
         "To within rounding, the port's values match roi_end_mode=1 computed with aligned=True (boxes moved by half a"
         " cell) and without the 1 added to x2 and y2: aligned for roi_end_mode, as MindSpore's documentation suggests."
@@ -433,12 +433,10 @@ def test_explanations_do_not_depend_on_those_before():
     for number in range(12):
         case = random_case(cases.random_case, number)
         if len(case.rois):
-            changes = ({"end": 0}, {"moved": diagnosis._HALF_A_CELL, "end": 0}, {"start": 1}, {"smallest": 1})[
-                number % 4
-            ]
+            changes = ({"end": 0}, {"moved": rules._HALF_A_CELL, "end": 0}, {"start": 1}, {"smallest": 1})[number % 4]
             differences.append((case, operators.reference(case), with_rule(case, **changes)))
     forwards = [diagnosis.explain(*difference) for difference in differences]
-    diagnosis._candidates.cache_clear()
+    rules._candidates.cache_clear()
     backwards = [diagnosis.explain(*difference) for difference in reversed(differences)]
     assert forwards == backwards[::-1]
     assert len(set(forwards)) > 3
