@@ -11,9 +11,9 @@ from helpers import assert_same_bits, run_python, without
 from matplotlib.colors import to_rgb
 from torchvision.ops import roi_align
 
-from ms2torch_roi import ROIAlign, plot
+from ms2torch_roi import ROIAlign
 from ms2torch_roi.cli import main
-from ms2torch_roi.explain import explain
+from ms2torch_roi.explain import explain, plot
 from ms2torch_roi.parity import cases, operators
 
 RUN = "import sys\nfrom ms2torch_roi.cli import main\nsys.exit(main(sys.argv[1:]))"
