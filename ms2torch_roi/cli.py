@@ -130,11 +130,11 @@ def _add_merge(commands: Any) -> None:
 
 
 def _add_explain(commands: Any) -> None:
-    from . import explain
+    from .explain import command
 
-    parser = commands.add_parser("explain", help="show where both libraries sample one box", **explain.DESCRIPTION)
-    explain.add_arguments(parser)
-    parser.set_defaults(run=lambda options: explain.run(options, _console()))
+    parser = commands.add_parser("explain", help="show where both libraries sample one box", **command.DESCRIPTION)
+    command.add_arguments(parser)
+    parser.set_defaults(run=lambda options: command.run(options, _console()))
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -186,10 +186,8 @@ def _without_undefined(case: Case, actual: NDArray) -> NDArray:
 
 
 def _checked_expected(case: _Case, expected: NDArray) -> NDArray:
-    pooled = case.output_size if isinstance(case, TorchvisionCase) else (case.pooled_height, case.pooled_width)
-    shape = (len(case.rois), case.features.shape[1], *pooled)
-    if expected.shape != shape:
-        raise ValueError(f"assert_parity: expected has shape {expected.shape}, but this call gives {shape}")
+    if expected.shape != case.output_shape:
+        raise ValueError(f"assert_parity: expected has shape {expected.shape}, but this call gives {case.output_shape}")
     return expected
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ def _call(path: Path, contents: dict[str, NDArray]) -> Call:
     versions, arguments, error = facts.get("versions"), facts.get("arguments"), facts.get("error")
     if not isinstance(versions, dict) or not isinstance(arguments, dict):
         raise ValueError("its versions or arguments are missing")
-    arguments, kind_of_call = _checked(kind, arguments)
+    arguments = _checked(kind, arguments)
     for name in ("features", "rois"):
         if name not in contents:
             raise ValueError(f"there are no {name} in it")
@@ -157,16 +157,17 @@ def _call(path: Path, contents: dict[str, NDArray]) -> Call:
     if not all(map(str.isprintable, (device, *map(str, versions.values())))):
         raise ValueError("its device or versions are not printable")
     of = f"{'MindSpore' if library == 'mindspore' else library} {versions.get(library, 'unknown')} on {device}"
+    case = kind(
+        name=name_of(path),
+        category="recorded",
+        source=f"calls.read(Path({str(path)!r})).case",
+        features=features,
+        rois=rois,
+        raises=raises,
+        **arguments,
+    )
     return Call(
-        case=kind(
-            name=name_of(path),
-            category=f"recorded: {of}, {features.dtype.name}, {kind_of_call}",
-            source=f"calls.read(Path({str(path)!r})).case",
-            features=features,
-            rois=rois,
-            raises=raises,
-            **arguments,
-        ),
+        case=replace(case, category=f"recorded: {of}, {features.dtype.name}, {case.kind}"),
         output=output,
         output_gradient=contents.get("output_gradient"),
         features_gradient=contents.get("features_gradient"),
@@ -176,16 +177,13 @@ def _call(path: Path, contents: dict[str, NDArray]) -> Call:
     )
 
 
-def _checked(kind: type[Case], arguments: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return valid arguments of the operator, and a few words on them."""
+def _checked(kind: type[Case], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return valid arguments of the operator."""
     if kind is MindSporeCase:
         params.check_mindspore_arguments(**arguments)
-        samples, rule = arguments["sample_num"], f"mode {arguments['roi_end_mode']}"
-    else:
-        names = ("output_size", "spatial_scale", "sampling_ratio", "aligned")
-        arguments = dict(zip(names, params.torchvision_arguments(**arguments), strict=True))
-        samples, rule = arguments["sampling_ratio"], "aligned" if arguments["aligned"] else "unaligned"
-    return arguments, f"{rule}, {'fixed' if samples > 0 else 'adaptive'}"
+        return arguments
+    names = ("output_size", "spatial_scale", "sampling_ratio", "aligned")
+    return dict(zip(names, params.torchvision_arguments(**arguments), strict=True))
 
 
 def _check_arrays(contents: dict[str, NDArray]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +43,21 @@ class Case(ABC):
 
     @property
     @abstractmethod
+    def pooled(self) -> tuple[int, int]:
+        """The numbers of bins along y and x."""
+
+    @property
+    @abstractmethod
+    def samples(self) -> int:
+        """The number of samples along each axis of a bin; the grid is adaptive if it is 0 or less."""
+
+    @property
+    @abstractmethod
+    def setting(self) -> str:
+        """What picks the rule, ``roi_end_mode`` or ``aligned``, in a word or two."""
+
+    @property
+    @abstractmethod
     def undefined(self) -> NDArray:
         """(K,) bool: the rows for which the original has no result of its own. They must be 0 in the port.
 
@@ -54,6 +69,16 @@ class Case(ABC):
         """The dtype that both operators compute in."""
         dtype: np.dtype[Any] = np.result_type(self.features, self.rois)
         return dtype
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of the output, (K, C, pooled_height, pooled_width)."""
+        return (len(self.rois), self.features.shape[1], *self.pooled)
+
+    @property
+    def kind(self) -> str:
+        """The setting and the kind of grid, in a few words."""
+        return f"{self.setting}, {'fixed' if self.samples > 0 else 'adaptive'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +105,18 @@ class MindSporeCase(Case):
             "sample_num": self.sample_num,
             "roi_end_mode": self.roi_end_mode,
         }
+
+    @property
+    def pooled(self) -> tuple[int, int]:
+        return self.pooled_height, self.pooled_width
+
+    @property
+    def samples(self) -> int:
+        return self.sample_num
+
+    @property
+    def setting(self) -> str:
+        return f"mode {self.roi_end_mode}"
 
     @property
     def undefined(self) -> NDArray:
@@ -111,6 +148,18 @@ class TorchvisionCase(Case):
             "sampling_ratio": self.sampling_ratio,
             "aligned": self.aligned,
         }
+
+    @property
+    def pooled(self) -> tuple[int, int]:
+        return self.output_size
+
+    @property
+    def samples(self) -> int:
+        return self.sampling_ratio
+
+    @property
+    def setting(self) -> str:
+        return "aligned" if self.aligned else "unaligned"
 
     @property
     def undefined(self) -> NDArray:
@@ -168,9 +217,9 @@ def random_case(seed: int, number: int) -> MindSporeCase:
     with np.errstate(over="ignore"):
         rois = rois.astype(rois_dtype)
     dtypes = features.dtype.name if features_dtype == rois_dtype else "mixed"
-    return MindSporeCase(
+    case = MindSporeCase(
         name=f"random case {number} of seed {seed}",
-        category=f"random: {dtypes}, mode {mode}, {'fixed' if samples > 0 else 'adaptive'}",
+        category="random",
         source=f"cases.random_case(seed={seed}, number={number})",
         features=features,
         rois=rois,
@@ -180,6 +229,7 @@ def random_case(seed: int, number: int) -> MindSporeCase:
         sample_num=samples,
         roi_end_mode=mode,
     )
+    return replace(case, category=f"random: {dtypes}, {case.kind}")
 
 
 def random_torchvision_case(seed: int, number: int) -> TorchvisionCase:
@@ -202,10 +252,9 @@ def random_torchvision_case(seed: int, number: int) -> TorchvisionCase:
     features = _random_features(rng, shape, dtype)
     with np.errstate(over="ignore"):
         rois = rois.astype(dtype)
-    kind = f"{features.dtype.name}, {'aligned' if aligned else 'unaligned'}"
-    return TorchvisionCase(
+    case = TorchvisionCase(
         name=f"random torchvision case {number} of seed {seed}",
-        category=f"random: {kind}, {'fixed' if samples > 0 else 'adaptive'}",
+        category="random",
         source=f"cases.random_torchvision_case(seed={seed}, number={number})",
         features=features,
         rois=rois,
@@ -214,6 +263,7 @@ def random_torchvision_case(seed: int, number: int) -> TorchvisionCase:
         sampling_ratio=samples,
         aligned=aligned,
     )
+    return replace(case, category=f"random: {features.dtype.name}, {case.kind}")
 
 
 _DTYPES = [

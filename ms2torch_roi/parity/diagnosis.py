@@ -1,24 +1,19 @@
 """Explanations: when two results differ, which rule do the values follow instead of the one that was asked for?
 
-The rules that ports and devices are known to follow are a few independent choices: what is added to a box, how it is
-moved, the smallest size, the rounding of an adaptive grid, the dtype of the computation. Every combination is tried on
-a few rows at once, those with the fewest deviations first, and what fits there is confirmed on all values.
+Every rule that is known (``rules.py``) is tried on a few rows at once, those with the fewest deviations first, and what
+fits there is confirmed on all values.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import boxes as _boxes
-from .. import sampling
 from .cases import Case, MindSporeCase
+from .rules import Candidate, Rule, candidates_of, joined, rules_by_name
 from .verdicts import GRADIENT_BOUND, flushed, same_bits
 
 NDArray = npt.NDArray[Any]
@@ -26,9 +21,8 @@ NDArray = npt.NDArray[Any]
 # Rows that differ, and rows that do not, on which rules are tried before they are confirmed on all.
 _TRIED_DIFFERING, _TRIED_SAME = 4, 2
 
-# A rule further from the one asked for fits by chance rather than by mistake.
-_MOST_DEVIATIONS = 4
-_MOST_DEVIATIONS_OF_GRADIENTS = 2  # each takes a backward pass to try
+# Each rule takes a backward pass to try.
+_MOST_DEVIATIONS_OF_GRADIENTS = 2
 
 # Boxes with more samples than these along an axis of a bin are tried only if there is no other.
 _FEW_SAMPLES = 8
@@ -38,94 +32,6 @@ _MOST_PARTIAL = 4
 
 # Rows that are named one by one.
 _NAMED = 5
-
-_NOT, _HALF_A_CELL, _THERE_AND_BACK = "not", "by half a cell", "half a cell there and back"
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """How rois become values, in the order in which sentences speak of it.
-
-    ``end`` and ``start`` are added to x2, y2 and to x1, y1, in image pixels; ``smallest`` is the size in cells that
-    smaller boxes are enlarged to; the last five are what is done as in one library or the other.
-    """
-
-    moved: str
-    end: int
-    start: int
-    smallest: int | None
-    dtype: str
-    grid: str
-    count: str
-    index: str
-    border: str
-    outside: str
-
-
-# What is said of a rule that has this value where the rule asked for has another.
-_PHRASES: dict[tuple[str, Any], str] = {
-    ("moved", _NOT): "without moving boxes by half a cell",
-    ("moved", _HALF_A_CELL): "with aligned=True (boxes moved by half a cell)",
-    ("moved", _THERE_AND_BACK): "with half a cell added to boxes and taken off again (which rounds them)",
-    ("end", 0): "without the 1 added to x2 and y2",
-    ("end", 1): "with 1 added to x2 and y2",
-    ("start", 1): "with 1 added to x1 and y1",
-    ("smallest", None): "without enlarging small boxes to one cell",
-    ("smallest", 0): "with negative sizes raised to 0",
-    ("smallest", 1): "with small boxes enlarged to one cell",
-    ("dtype", "float16"): "in float16 instead of float32",
-    ("dtype", "float32"): "in float32 instead of float16",
-    ("grid", "MindSpore"): "with adaptive grids rounded down (floor instead of ceil)",
-    ("grid", "torchvision"): "with adaptive grids rounded up (ceil instead of floor)",
-    ("count", "MindSpore"): "with NaN instead of 0 for empty adaptive grids",
-    ("count", "torchvision"): "with 0 instead of NaN for empty adaptive grids",
-    ("index", "MindSpore"): "with the image index rounded instead of truncated",
-    ("index", "torchvision"): "with the image index truncated instead of rounded",
-    ("border", "MindSpore"): "with MindSpore's border (the height and width rounded to float16)",
-    ("border", "torchvision"): "with torchvision's border (the height and width not rounded to float16)",
-    ("outside", "MindSpore"): "with samples outside the image that add nothing",
-    ("outside", "torchvision"): "with samples outside the image that add 0 times its first pixel",
-}
-_PHRASES_OF_BOTH = {
-    "MindSpore": "with MindSpore's adaptive grids (rounded down, NaN where empty)",
-    "torchvision": "with torchvision's adaptive grids (rounded up, 0 where empty)",
-}
-
-# Rules that people know by another name: what was asked for, what of the rule must be so, and the name.
-_KNOWN: tuple[tuple[str, dict[str, Any], str], ...] = (
-    (
-        "roi_end_mode=1",
-        {"moved": _HALF_A_CELL, "end": 0, "start": 0, "smallest": None},
-        "aligned for roi_end_mode, as MindSpore's documentation suggests",
-    ),
-    (
-        "roi_end_mode=1",
-        {"moved": _NOT, "end": 0, "start": 0, "smallest": 1},
-        "aligned=False on unchanged boxes does the same",
-    ),
-    (
-        "roi_end_mode=1",
-        {"moved": _NOT, "end": 1, "start": 0, "smallest": 1},
-        "aligned=False on boxes that end at x2 + 1 and y2 + 1 does the same",
-    ),
-    ("roi_end_mode=1", {"moved": _NOT, "end": 1, "start": 1}, "as the newest published kernel for Ascend does"),
-    (
-        "roi_end_mode=1",
-        {"moved": _NOT, "end": 1, "start": 0, "smallest": 0},
-        "as the older published kernels for Ascend do",
-    ),
-    (
-        "aligned=True",
-        {"moved": _NOT, "end": 1, "start": 0, "smallest": None},
-        "that is roi_end_mode=1, which is not aligned=True",
-    ),
-)
-
-
-class _Candidate(NamedTuple):
-    rule: _Rule
-    deviations: int
-    description: str
 
 
 def explain(case: Case, expected: NDArray, actual: NDArray) -> str:
@@ -191,8 +97,8 @@ def explain_gradient(case: Case, output_gradient: NDArray, expected: NDArray, ac
     """
     if expected.shape != actual.shape:
         return f"The gradient of the port has shape {actual.shape}; the features have {case.features.shape}."
-    _, other = _rules_by_name(case).values()
-    candidates = [one for one in _candidates_of(case) if one.deviations <= _MOST_DEVIATIONS_OF_GRADIENTS]
+    _, other = rules_by_name(case).values()
+    candidates = [one for one in candidates_of(case) if one.deviations <= _MOST_DEVIATIONS_OF_GRADIENTS]
     candidates[1:] = sorted(candidates[1:], key=lambda one: one.rule != other)
     sentences = []
     with np.errstate(all="ignore"):
@@ -211,100 +117,19 @@ def explain_gradient(case: Case, output_gradient: NDArray, expected: NDArray, ac
         if sentences:
             return " ".join(sentences)
         different = ~same_bits(expected, actual)
-        largest = np.abs(np.where(np.isfinite(expected), expected, 0)).max(initial=0)
-        return _extent(case, expected, actual, different, "gradient", float(largest))
-
-
-def _candidates_of(case: Case) -> list[_Candidate]:
-    return _candidates(tuple(_rules_by_name(case).items()), _options(case))
-
-
-def _rules_by_name(case: Case) -> dict[str, _Rule]:
-    """Return the rule that was asked for, and then that of the other mode, or of the other value of ``aligned``."""
-    library = case.original
-    rest = (str(case.dtype), library, library, library, library, library)
-    if isinstance(case, MindSporeCase):
-        modes = (case.roi_end_mode, 1 - case.roi_end_mode)
-        return {f"roi_end_mode={mode}": _Rule(_NOT, mode, 0, None if mode else 1, *rest) for mode in modes}
-    choices = (case.arguments["aligned"], not case.arguments["aligned"])
-    return {
-        f"aligned={aligned}": _Rule(_HALF_A_CELL if aligned else _NOT, 0, 0, None if aligned else 1, *rest)
-        for aligned in choices
-    }
-
-
-def _options(case: Case) -> tuple[tuple[Any, ...], ...]:
-    """Return the values that each field of a rule may have, if it makes a difference in this case."""
-    asked = next(iter(_rules_by_name(case).values()))
-    libraries = ("MindSpore", "torchvision")
-    dtypes = {case.features.dtype.name, case.rois.dtype.name}
-    if "float16" in dtypes:
-        dtypes.add("float32")
-    _, samples = _sizes(case)
-    index = case.rois[:, 0]
-    relevant: dict[str, Any] = {
-        "moved": (_NOT, _HALF_A_CELL) if asked.moved == _HALF_A_CELL else (_NOT, _HALF_A_CELL, _THERE_AND_BACK),
-        "end": (0, 1),
-        "start": (0, 1),
-        "smallest": (None, 0, 1),
-        "dtype": sorted(dtypes),
-        "grid": libraries if samples <= 0 else (),
-        "count": libraries if samples <= 0 else (),
-        "index": libraries if (index != np.trunc(index)).any() else (),
-        "border": () if _boxes.rounds_alike(case.dtype, *case.features.shape[2:]) else libraries,
-        "outside": () if np.isfinite(case.features[:, :, 0, 0]).all() else libraries,
-    }
-    return tuple(tuple(values) or (getattr(asked, name),) for name, values in relevant.items())
-
-
-@functools.lru_cache(maxsize=64)
-def _candidates(names: tuple[tuple[str, _Rule], ...], options: tuple[tuple[Any, ...], ...]) -> list[_Candidate]:
-    """Return the rules to try, those with the fewest deviations first: the first is the one that was asked for."""
-    (asked_name, asked), (other_name, other) = names
-    found = []
-    for values in itertools.product(*options):
-        rule = _Rule(*values)
-        phrases, name = _deviations(asked, rule), asked_name
-        deviations = len(phrases)
-        from_other = _deviations(other, rule)
-        if len(from_other) + 1 < deviations:
-            phrases, name = from_other, f"{other_name}, not the {asked_name} asked for"
-            deviations = len(from_other) + 1
-        if deviations > _MOST_DEVIATIONS:
-            continue
-        description = name
-        if phrases:
-            description += f"{',' if name != asked_name else ''} computed {_joined(phrases)}"
-        for label, values_of_known, known in _KNOWN:
-            if label == asked_name and all(getattr(rule, field) == value for field, value in values_of_known.items()):
-                description += f": {known}" * (rule != asked)
-        changed = sum(getattr(rule, field.name) != getattr(asked, field.name) for field in fields(_Rule))
-        found.append((changed, _Candidate(rule, deviations, description)))
-    return [candidate for _, candidate in sorted(found, key=lambda entry: (entry[1].deviations, entry[0]))]
-
-
-def _deviations(asked: _Rule, rule: _Rule) -> list[str]:
-    """Return a phrase for each choice that a rule makes otherwise."""
-    names = [field.name for field in fields(_Rule) if getattr(rule, field.name) != getattr(asked, field.name)]
-    phrases = [_PHRASES[name, getattr(rule, name)] for name in names]
-    if "grid" in names and "count" in names:
-        at = names.index("grid")
-        phrases[at : at + 2] = [_PHRASES_OF_BOTH[rule.grid]]
-    return phrases
+        return _extent(case, expected, actual, different, "gradient", _largest(expected))
 
 
 def _explain_values(case: Case, expected: NDArray, actual: NDArray, different: NDArray) -> str:
     """Explain ``different`` values of rows that the original defines."""
-    candidates = _candidates_of(case)
-    rows, channel = _to_try(case, expected, actual, different)
-    tried = _tried(case, [candidate.rule for candidate in candidates], rows, channel)
-    largest = float(np.abs(np.where(np.isfinite(case.features), case.features, 0)).max(initial=0))
+    trial = _try(case, *_to_try(case, expected, actual, different))
+    largest = _largest(case.features)
     sentences = []
     for whose, values, others in (("the port's", actual, expected), (f"{case.original}'s", expected, actual)):
         # Zeros prove little: many a rule has boxes outside the image. Where the other side is NaN, they do.
         telling = (different & ((values != 0) | np.isnan(others))).any((1, 2, 3))
         side = _Side(case, whose, values, different.any((1, 2, 3)), telling, largest)
-        if sentence := _follows(side, candidates, tried, rows, channel):
+        if sentence := _follows(side, trial):
             sentences.append(sentence[0].upper() + sentence[1:])
             if values is expected:
                 sentences.append(f"That is not the rule of {case.original} on a CPU.")
@@ -324,30 +149,39 @@ class _Side(NamedTuple):
     largest_feature: float
 
 
-def _follows(side: _Side, candidates: list[_Candidate], tried: NDArray, rows: NDArray, channel: int) -> str:
+class _Trial(NamedTuple):
+    """What some rows pool to in one channel by each candidate: (candidates, rows, 1, pooled_height, pooled_width)."""
+
+    candidates: list[Candidate]
+    rows: NDArray
+    channel: slice
+    values: NDArray
+
+
+def _follows(side: _Side, trial: _Trial) -> str:
     """Return a sentence on the rule that the values of one side follow instead of the one asked for, or ""."""
     case, whose, values, _, telling, largest = side
     if not telling.any():
         return ""
     defined = ~case.undefined
-    on_tried, one_channel = values[rows, channel], slice(channel, channel + 1)
-    matches = _close(tried, on_tried).all((2, 3))
+    candidates, on_tried = trial.candidates, values[trial.rows, trial.channel]
+    matches = _close(trial.values, on_tried).all((2, 3, 4))
     if matches[0].all():
         return ""
     refuted = set[bytes]()
     for match, (rule, _, description) in zip(matches[1:], candidates[1:], strict=True):
-        if not match.all() or (key := _key(case, rule)) in refuted:
+        if not match.all() or (key := rule.key(case)) in refuted:
             continue
         confirmed = functools.partial(_matching, case, rule, defined, values, stop=True)
-        if all(confirmed(channels=some)[defined].all() for some in (one_channel, slice(None))):
+        if all(confirmed(channels=some)[defined].all() for some in (trial.channel, slice(None))):
             return f"{whose} values match {description}."
         refuted.add(key)
 
-    if sentence := _follow_partly(side, candidates, matches, tried, rows, channel):
+    if sentence := _follow_partly(side, trial, matches):
         return sentence
 
     bounds = np.asarray([_rounding(case, candidate.rule.dtype, largest) for candidate in candidates])
-    close = _close(tried, on_tried, bounds[:, None, None, None]).all((1, 2, 3))
+    close = _close(trial.values, on_tried, bounds.reshape(-1, 1, 1, 1, 1)).all((1, 2, 3, 4))
     if close[0]:
         return ""
     for index in np.flatnonzero(close):
@@ -359,14 +193,12 @@ def _follows(side: _Side, candidates: list[_Candidate], tried: NDArray, rows: ND
     return ""
 
 
-def _follow_partly(
-    side: _Side, candidates: list[_Candidate], matches: NDArray, tried: NDArray, rows: NDArray, channel: int
-) -> str:
+def _follow_partly(side: _Side, trial: _Trial, matches: NDArray) -> str:
     """Return a sentence on the rule that most of the rows follow that are not by the rule asked for, or ""."""
     case, whose, values, different, telling, _ = side
+    candidates, rows, channel, tried = trial
     hits = matches & (~matches[0] & different[rows] & telling[rows])
-    asked = _matching(case, candidates[0].rule, different, values, channels=slice(channel, channel + 1))
-    wrong = different & ~asked
+    wrong = different & ~_matching(case, candidates[0].rule, different, values, channels=channel)
     most, best, seen = 0, candidates[0], set[bytes]()
     for index in np.argsort(-hits.sum(1), kind="stable"):
         key = tried[index][hits[index]].tobytes()
@@ -375,7 +207,7 @@ def _follow_partly(
         if key in seen:
             continue
         seen.add(key)
-        found = _matching(case, candidates[index].rule, wrong, values, channels=slice(channel, channel + 1)) & telling
+        found = _matching(case, candidates[index].rule, wrong, values, channels=channel) & telling
         if found.sum() > most:
             most, best, matching = found.sum(), candidates[index], found
     if not most or 2 * most < wrong.sum():
@@ -388,14 +220,14 @@ def _follow_partly(
     return f"in {rows_in_words} that differ{'s' * (every == 1)}, {whose} values match {best.description}."
 
 
-def _to_try(case: Case, expected: NDArray, actual: NDArray, different: NDArray) -> tuple[NDArray, int]:
+def _to_try(case: Case, expected: NDArray, actual: NDArray, different: NDArray) -> tuple[NDArray, slice]:
     """Return a few rows to try rules on, first those that differ, and the channel with the most differences.
 
     Boxes with few samples are quick, and those with many values that differ, or are not 0, tell rules apart. NaN on one
     side does not tell how a box was moved.
     """
-    asked = next(iter(_rules_by_name(case).values()))
-    _, _, grid, _ = _samples(case, asked, np.arange(len(case.rois)))
+    asked, _ = rules_by_name(case).values()
+    _, _, grid, _ = asked.samples(case, np.arange(len(case.rois)))
     slow = ~np.isfinite(case.rois).all(1) | (np.abs(grid).max(1) > _FEW_SAMPLES)
     differing = different.sum((1, 2, 3))
     numbers = (different & np.isfinite(expected) & np.isfinite(actual)).sum((1, 2, 3))
@@ -408,35 +240,36 @@ def _to_try(case: Case, expected: NDArray, actual: NDArray, different: NDArray) 
     ):
         order = np.lexsort((-values, slow))
         rows += [row for row in order[which[order]] if row not in rows][:count]
-    return np.asarray(rows), int(different.sum((0, 2, 3)).argmax())
+    channel = int(different.sum((0, 2, 3)).argmax())
+    return np.asarray(rows), slice(channel, channel + 1)
 
 
-def _tried(case: Case, rules: Sequence[_Rule], rows: NDArray, channel: int) -> NDArray:
-    """Return what some rows pool to in one channel by each rule: (rules, rows, pooled_height, pooled_width)."""
-    pooled, _ = _sizes(case)
-    values = np.zeros((len(rules), len(rows), *pooled), case.features.dtype)
+def _try(case: Case, rows: NDArray, channel: slice) -> _Trial:
+    """Try every candidate on some rows of one channel."""
+    candidates = candidates_of(case)
+    values = np.zeros((len(candidates), len(rows), 1, *case.pooled), case.features.dtype)
     groups: dict[tuple[str, str, str], list[int]] = {}
-    for number, rule in enumerate(rules):
-        groups.setdefault((rule.dtype, rule.border, rule.outside), []).append(number)
-    features = case.features[:, channel : channel + 1]
+    for number, candidate in enumerate(candidates):
+        groups.setdefault(candidate.rule.pooling, []).append(number)
     for numbers in groups.values():
-        parts = [_samples(case, rules[number], rows) for number in numbers]
+        parts = [candidates[number].rule.samples(case, rows) for number in numbers]
         boxes, size, grid, count = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         # Most rules are the same for most boxes, and each sampling is done once.
         lines = np.concatenate((boxes[:, :3], size, grid, count[:, None]), axis=1, dtype=np.float64)
         keys = lines.view(f"V{lines.strides[0]}").ravel()
         _, first, again = np.unique(keys, return_index=True, return_inverse=True)
-        pools = np.zeros((len(first), *pooled), case.features.dtype)
+        pools = np.zeros((len(first), 1, *case.pooled), case.features.dtype)
         samples = (boxes[first], size[first], grid[first], count[first])
-        for part, pool in _pool(case, features, rules[numbers[0]], samples, np.arange(len(first))):
-            pools[part] = pool[:, 0]
-        values[numbers] = pools[again].reshape(len(numbers), len(rows), *pooled)
-    return values
+        rule = candidates[numbers[0]].rule
+        for part, pool in rule.pool(case, case.features[:, channel], samples, np.arange(len(first))):
+            pools[part] = pool
+        values[numbers] = pools[again].reshape(len(numbers), *values.shape[1:])
+    return _Trial(candidates, rows, channel, values)
 
 
 def _matching(
     case: Case,
-    rule: _Rule,
+    rule: Rule,
     rows: NDArray,
     values: NDArray,
     bound: float = 0.0,
@@ -446,92 +279,20 @@ def _matching(
 ) -> NDArray:
     """Return (K,) bool: those of the ``rows`` (K,) whose values are those of a rule; after one that is not, stop."""
     matching = np.zeros(len(rows), bool)
-    samples = _samples(case, rule, np.arange(len(rows)))
+    samples = _, _, grid, _ = rule.samples(case, np.arange(len(rows)))
     numbers = np.flatnonzero(rows)
-    quick_first = numbers[np.argsort(samples[2][numbers].max(1), kind="stable")]
-    for part, pool in _pool(case, case.features[:, channels], rule, samples, quick_first):
+    quick_first = numbers[np.argsort(grid[numbers].max(1), kind="stable")]
+    for part, pool in rule.pool(case, case.features[:, channels], samples, quick_first):
         matching[part] = _close(pool, values[part, channels], bound).all((1, 2, 3))
         if stop and not matching[part].all():
             break
     return matching
 
 
-_Samples = tuple[NDArray, NDArray, NDArray, NDArray]
-
-
-def _samples(case: Case, rule: _Rule, rows: NDArray) -> _Samples:
-    """Return where a rule samples some rows: their feature boxes, sizes, (R, 2) grids and (R,) divisors."""
-    dtype = np.dtype(rule.dtype)
-    added = np.asarray((0, rule.start, rule.start, rule.end, rule.end), dtype)
-    rois, scale = case.rois[rows].astype(dtype) + added, case.arguments["spatial_scale"]
-    moved, _ = _boxes.torchvision_boxes(np, rois, scale, aligned=rule.moved == _HALF_A_CELL)
-    index = moved[:, :1] if rule.index == "torchvision" else _boxes.mindspore_boxes(np, rois, scale, 0)[0][:, :1]
-    corners = moved[:, 1:]
-    if rule.moved == _THERE_AND_BACK:
-        corners = corners + dtype.type(0.5) - dtype.type(0.5)
-    size = corners[:, 2:] - corners[:, :2]
-    if rule.smallest is not None:
-        smallest = dtype.type(rule.smallest)
-        size = np.where(~(size > smallest) if case.original == "MindSpore" else size < smallest, smallest, size)
-    pooled, samples = _sizes(case)
-    grid = _boxes.sampling_grid(np.floor if rule.grid == "MindSpore" else np.ceil, size, *pooled, samples)
-    grid = np.where(grid > sampling.MAX_GRID, -1, grid)
-    count = (_boxes.mindspore_count if rule.count == "MindSpore" else _boxes.torchvision_count)(grid, dtype)
-    return np.concatenate((index, corners), 1), size, grid, count
-
-
-def _key(case: Case, rule: _Rule) -> bytes:
-    """Return what is the same for rules that give the same values."""
-    boxes, *rest = _samples(case, rule, np.flatnonzero(~case.undefined))
-    samples = b"".join(array.tobytes() for array in (boxes[:, :3], *rest))
-    return samples + f"{rule.dtype} {rule.border} {rule.outside}".encode()
-
-
-def _pool(
-    case: Case, features: NDArray, rule: _Rule, samples: _Samples, rows: NDArray
-) -> Iterator[tuple[NDArray, NDArray]]:
-    """Pool some of the ``samples``, and yield rows of them and their values, in the dtype of the features."""
-    boxes, size, grid, count = samples
-    pooled, _ = _sizes(case)
-    blocks = sampling.pool(
-        features.astype(rule.dtype, copy=False),
-        (boxes, size),
-        rows,
-        pooled,
-        grid,
-        count,
-        _border(case, rule),
-        sampling.NUMPY,
-        outside_adds_0=rule.outside == "torchvision",
-    )
-    for part, values in blocks:
-        yield part, values.astype(features.dtype, copy=False)
-
-
-def _has_gradient(case: Case, output_gradient: NDArray, gradient: NDArray, rule: _Rule) -> bool:
+def _has_gradient(case: Case, output_gradient: NDArray, gradient: NDArray, rule: Rule) -> bool:
     """Tell whether this is the gradient for the features by a rule."""
-    boxes, size, grid, count = _samples(case, rule, np.arange(len(case.rois)))
-    rows = np.flatnonzero(~case.undefined & (grid > 0).all(1))
-    pooled, _ = _sizes(case)
-    of_rule = sampling.gradient_of_pool(
-        output_gradient[rows], gradient.shape, (boxes, size), rows, pooled, grid, count, _border(case, rule)
-    )
-    largest = np.abs(np.where(np.isfinite(gradient), gradient, 0)).max(initial=0)
-    bound = max(GRADIENT_BOUND[case.dtype.name], GRADIENT_BOUND["float32"]) * float(largest)
-    return bool(_close(of_rule, gradient, bound).all())
-
-
-def _border(case: Case, rule: _Rule) -> list[float]:
-    border = _boxes.mindspore_border if rule.border == "MindSpore" else _boxes.torchvision_border
-    return [border(length, np.dtype(rule.dtype)) for length in case.features.shape[2:]]
-
-
-def _sizes(case: Case) -> tuple[tuple[int, int], int]:
-    """Return the numbers of bins along y and x, and of samples."""
-    arguments = case.arguments
-    if isinstance(case, MindSporeCase):
-        return (arguments["pooled_height"], arguments["pooled_width"]), arguments["sample_num"]
-    return arguments["output_size"], arguments["sampling_ratio"]
+    bound = max(GRADIENT_BOUND[case.dtype.name], GRADIENT_BOUND["float32"]) * _largest(gradient)
+    return bool(_close(rule.gradient(case, output_gradient), gradient, bound).all())
 
 
 def _close(left: NDArray, right: NDArray, bound: Any = 0.0) -> NDArray:
@@ -542,6 +303,11 @@ def _close(left: NDArray, right: NDArray, bound: Any = 0.0) -> NDArray:
     return close
 
 
+def _largest(values: NDArray) -> float:
+    """Return the largest finite magnitude."""
+    return float(np.abs(np.where(np.isfinite(values), values, 0)).max(initial=0))
+
+
 def _rounding(case: Case, dtype: str, largest: float) -> float:
     """Return by how much values may differ that are computed in this dtype, but not in the same order."""
     of_positions = 2 * (1 + max(case.features.shape[2:])) * np.finfo(dtype).eps
@@ -550,13 +316,11 @@ def _rounding(case: Case, dtype: str, largest: float) -> float:
 
 def _explain_shape(case: Case, who: str, result: NDArray) -> str:
     """Explain an output of another shape than it must have."""
-    pooled, _ = _sizes(case)
-    wanted = (len(case.rois), case.features.shape[1], *pooled)
-    if result.shape == wanted:
+    if result.shape == case.output_shape:
         return ""
-    got = result.shape[2:]
-    sentence = f"{who} returned the shape {result.shape} instead of {wanted}."
-    if len(got) == 2 and got != tuple(pooled) and "".join(map(str, got)) == "".join(map(str, pooled)):
+    got, pooled = result.shape[2:], case.pooled
+    sentence = f"{who} returned the shape {result.shape} instead of {case.output_shape}."
+    if len(got) == 2 and got != pooled and "".join(map(str, got)) == "".join(map(str, pooled)):
         height, width = pooled
         sentence += (
             f" MindSpore's PyNative mode has taken an ROIAlign of {got[0]} x {got[1]} bins for the one of {height} x"
@@ -594,8 +358,4 @@ def _listed(rows: NDArray) -> str:
     named = [str(row) for row in rows[:_NAMED]]
     if len(rows) > _NAMED:
         named.append(f"{len(rows) - _NAMED} more")
-    return f"row{'s' if len(rows) > 1 else ''} {_joined(named)}"
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return f"row{'s' if len(rows) > 1 else ''} {joined(named)}"

@@ -184,7 +184,7 @@ def _fewer_images(case: Case) -> Iterator[Case]:
 
 
 def _fewer_bins(case: Case) -> Iterator[Case]:
-    height, width = _pooled(case)
+    height, width = case.pooled
     for pooled in (
         (1, 1), (1, width), (height, 1), (height // 2, width), (height, width // 2), (height - 1, width),
         (height, width - 1),
@@ -198,10 +198,9 @@ def _fewer_bins(case: Case) -> Iterator[Case]:
 
 def _fewer_samples(case: Case) -> Iterator[Case]:
     name = "sample_num" if isinstance(case, MindSporeCase) else "sampling_ratio"
-    samples = case.arguments[name]
-    for fewer in (1, 2) if samples <= 0 else range(1, samples):
+    for fewer in (1, 2) if case.samples <= 0 else range(1, case.samples):
         yield _with(case, **{name: fewer})
-    if samples < 0:
+    if case.samples < 0:
         yield _with(case, **{name: 0})
 
 
@@ -302,13 +301,6 @@ def _with_column(case: Case, column: int, values: NDArray) -> NDArray:
 def _with_corners(case: Case, corners: NDArray) -> NDArray:
     rois: NDArray = np.concatenate((case.rois[:, :1], corners), 1).astype(case.rois.dtype)
     return rois
-
-
-def _pooled(case: Case) -> tuple[int, int]:
-    if isinstance(case, MindSporeCase):
-        return case.pooled_height, case.pooled_width
-    height, width = case.arguments["output_size"]
-    return height, width
 
 
 _STEPS: tuple[Callable[[Case], Iterator[Case]], ...] = (

@@ -11,7 +11,7 @@ import torchvision
 from helpers import EDGE_CASES
 
 from ms2torch_roi import boxes
-from ms2torch_roi.parity import cases, diagnosis, edges, operators, verdicts
+from ms2torch_roi.parity import cases, diagnosis, edges, operators, rules, verdicts
 
 with_mindspore = pytest.mark.needs_mindspore
 
@@ -54,8 +54,7 @@ def on_torchvision(aligned, extra, shifted=lambda rois, case: (rois, case.spatia
         dtype = torch.promote_types(rois.dtype, features.dtype)
         rois = rois.to(dtype)
         rois, scale = shifted(torch.cat((rois[:, :3], rois[:, 3:] + extra), 1), case)
-        pooled = (case.pooled_height, case.pooled_width)
-        output = torchvision.ops.roi_align(features.to(dtype), rois, pooled, scale, case.sample_num, aligned)
+        output = torchvision.ops.roi_align(features.to(dtype), rois, case.pooled, scale, case.samples, aligned)
         return output.to(features.dtype).numpy()
 
     return port
@@ -83,9 +82,7 @@ def mode(number):
 
 
 def adaptive(case):
-    return case.arguments.get("sample_num", case.arguments.get("sampling_ratio")) <= 0 and not has_fractional_index(
-        case
-    )
+    return case.samples <= 0 and not has_fractional_index(case)
 
 
 def has_fractional_index(case):
@@ -293,11 +290,11 @@ def test_the_other_aligned_is_named(aligned):
 
 def with_rule(case, **changes):
     """Compute a case by another rule, with the reference's parts."""
-    rule = replace(diagnosis._candidates_of(case)[0].rule, **changes)
-    output = np.zeros((len(case.rois), case.features.shape[1], *diagnosis._sizes(case)[0]), case.features.dtype)
+    rule = replace(rules.candidates_of(case)[0].rule, **changes)
+    output = np.zeros(case.output_shape, case.features.dtype)
     rows = np.arange(len(case.rois))
     with np.errstate(all="ignore"):
-        for part, values in diagnosis._pool(case, case.features, rule, diagnosis._samples(case, rule, rows), rows):
+        for part, values in rule.pool(case, case.features, rule.samples(case, rows), rows):
             output[part] = values
     output[case.undefined] = 0
     return output
@@ -375,7 +372,7 @@ def test_zeros_are_no_proof_of_a_rule():
         spatial_scale=1.0,
         sample_num=1,
     )
-    actual = with_rule(case, moved=diagnosis._HALF_A_CELL)
+    actual = with_rule(case, moved=rules._HALF_A_CELL)
     assert not actual.any()
     sentence = diagnosis.explain(case, operators.reference(case), actual)
     assert sentence.startswith("None of the known rules fits. All that differs is 0 in the port.")
@@ -407,7 +404,7 @@ def test_rounding_of_another_device_is_told_from_another_rule():
     sentence = diagnosis.explain(CASE, RESULT, rounded_otherwise(RESULT))
     assert sentence.startswith("None of the known rules fits. The largest difference is ")
     assert sentence.endswith("Another device, or sums in another order, may round like that.")
-    naive = with_rule(CASE, end=0, moved=diagnosis._HALF_A_CELL)
+    naive = with_rule(CASE, end=0, moved=rules._HALF_A_CELL)
     assert diagnosis.explain(CASE, RESULT, rounded_otherwise(naive)) == (
         "To within rounding, the port's values match roi_end_mode=1 computed with aligned=True (boxes moved by half a"
         " cell) and without the 1 added to x2 and y2: aligned for roi_end_mode, as MindSpore's documentation suggests."
@@ -436,12 +433,10 @@ def test_explanations_do_not_depend_on_those_before():
     for number in range(12):
         case = random_case(cases.random_case, number)
         if len(case.rois):
-            changes = ({"end": 0}, {"moved": diagnosis._HALF_A_CELL, "end": 0}, {"start": 1}, {"smallest": 1})[
-                number % 4
-            ]
+            changes = ({"end": 0}, {"moved": rules._HALF_A_CELL, "end": 0}, {"start": 1}, {"smallest": 1})[number % 4]
             differences.append((case, operators.reference(case), with_rule(case, **changes)))
     forwards = [diagnosis.explain(*difference) for difference in differences]
-    diagnosis._candidates.cache_clear()
+    rules._candidates.cache_clear()
     backwards = [diagnosis.explain(*difference) for difference in reversed(differences)]
     assert forwards == backwards[::-1]
     assert len(set(forwards)) > 3
@@ -486,8 +481,7 @@ def test_undefined_rows_are_told_from_wrong_ones():
 
 
 def gradients(case, backward_roi_end_mode=None):
-    shape = (len(case.rois), case.features.shape[1], case.pooled_height, case.pooled_width)
-    weights = np.random.default_rng(0).standard_normal(shape).astype(case.features.dtype)
+    weights = np.random.default_rng(0).standard_normal(case.output_shape).astype(case.features.dtype)
     return weights, operators.gradient(case, weights, backward_roi_end_mode)
 
 
@@ -543,9 +537,8 @@ def test_mindspores_own_gradient_of_mode_0_is_recognised():
 def test_the_gradient_of_a_naive_port_is_recognised():
     def gradient(case, weights):
         features = torch.from_numpy(case.features).requires_grad_()
-        pooled = (case.pooled_height, case.pooled_width)
         rois = torch.from_numpy(case.rois)
-        output = torchvision.ops.roi_align(features, rois, pooled, case.spatial_scale, case.sample_num, True)
+        output = torchvision.ops.roi_align(features, rois, case.pooled, case.spatial_scale, case.sample_num, True)
         output.backward(torch.from_numpy(weights))
         return features.grad.numpy()
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .explain import Explanation, Placement, agreement
+from . import Explanation
+from .placement import Placement, agreement
 
 try:
     from matplotlib.artist import Artist

@@ -1,0 +1,162 @@
+"""``record``: write the calls that a model makes of either operator to files, to be replayed elsewhere.
+
+There is a module for each framework, imported when its calls are recorded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from .session import Recording, enter, leave
+
+__all__ = ["Recording", "record"]
+
+_OPERATORS = {"mindspore": "mindspore.ops.ROIAlign", "torchvision": "torchvision.ops.roi_align"}
+
+
+def record(
+    directory: str | os.PathLike[str],
+    *,
+    gradients: bool = False,
+    max_calls: int | None = None,
+    max_bytes: int | None = None,
+    every: int = 1,
+) -> AbstractContextManager[Recording]:
+    """Record the calls of ``mindspore.ops.ROIAlign`` and ``torchvision.ops.roi_align`` that are made in a block.
+
+    Each call is written to a file of its own when it returns, with its arguments, its inputs and its output, or the
+    error that the operator raised, the versions and the device: if the process is killed, at most the call in flight is
+    lost. ``ms2torch-roi replay`` compares the ports with such files, where the framework need not be installed. NumPy
+    alone reads them; :mod:`ms2torch_roi.parity.calls` describes the format.
+
+    Every call of the process is seen: on any thread, of operators made before the block too, through torchvision's
+    ``RoIAlign`` and ``MultiScaleRoIAlign``, and those that the ports of this package make. A process forked in the
+    block goes on recording, and one started anew does not. Files are named after the start of the recording (UTC), or
+    of the fork, the process and a number, so that recordings and processes can share a directory: no file is ever
+    overwritten by another call.
+
+    Only calls that Python makes can be seen: none in MindSpore's graph mode, in functions under ``mindspore.jit``, in
+    TorchScript, or in models that ``torch.compile`` or ``torch.export`` compiled, and none while torch traces. Nor is
+    what torchvision computes with other code: quantised features, and deterministic algorithms on a GPU. The framework
+    must be imported before the block; if none is, those installed are imported.
+
+    Recording changes no bit of a model's outputs or gradients. It waits for each result, which on an accelerator, or in
+    MindSpore, the model may not do, so errors that MindSpore raises late are raised by the call. What torchvision
+    computes in float32 under ``torch.autocast`` is recorded in float32.
+
+    Rows that MindSpore never writes (``|x1|`` and ``|x2|`` below 0.001) hold whatever was in memory before. They are 0
+    in the file, and so are they in the gradient that came for them; the model gets them as they are.
+
+    Args:
+        directory: where the files go; it is made if it is not there.
+        gradients: True to record also what the framework's backward pass brought for the output of each call, and what
+            the operator's own gradient gave for its features. They are added to the file when they arrive, also after
+            the block; of several backward passes through one call the last stays. MindSpore then hands the model a view
+            of its output.
+        max_calls: calls to record at most.
+        max_bytes: bytes that the files may take at most, gradients to come included.
+        every: record the first call and then every ``every``-th. Limits and sampling count for each process; a forked
+            one goes on from where it was forked.
+
+    Returns:
+        A context manager, which gives a :class:`Recording`.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: a limit or ``every`` is below 1.
+        ImportError: on entering, neither framework is installed.
+        RuntimeError: on entering, MindSpore is in graph mode.
+        OSError: the directory cannot be made, or in a call or a backward pass, a file cannot be written.
+
+    Warns:
+        UserWarning: a limit was reached; a call cannot be recorded, such as one of bfloat16 tensors; or nothing was
+            called in the block. Each is said once.
+
+    >>> import tempfile, torch, torchvision
+    >>> from ms2torch_roi.parity import calls
+    >>> features, rois = torch.ones(1, 3, 8, 8), torch.tensor([[0, 4.0, 4.0, 20.0, 28.0]])
+    >>> with tempfile.TemporaryDirectory() as directory, record(directory, max_calls=100) as recording:
+    ...     _ = torchvision.ops.roi_align(features, rois, output_size=(2, 2), spatial_scale=0.25)
+    ...     call = calls.read(recording.paths[0])
+    >>> call.case.arguments
+    {'output_size': (2, 2), 'spatial_scale': 0.25, 'sampling_ratio': -1, 'aligned': False}
+    >>> call.output.shape
+    (1, 3, 2, 2)
+    """
+    if not isinstance(directory, str | os.PathLike):
+        raise TypeError(f"record: directory must be a path, got {directory!r} ({type(directory).__name__})")
+    if not isinstance(gradients, bool):
+        raise TypeError(f"record: gradients must be True or False, got {gradients!r} ({type(gradients).__name__})")
+    return _recording(
+        Recording(
+            Path(directory).absolute(),  # which a model that changes the working directory does not move
+            gradients,
+            None if max_calls is None else _positive("max_calls", max_calls),
+            None if max_bytes is None else _positive("max_bytes", max_bytes),
+            _positive("every", every),
+        )
+    )
+
+
+def _positive(name: str, value: Any) -> int:
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"record: {name} must be an int, got {value!r} ({type(value).__name__})")
+    if number < 1:
+        raise ValueError(f"record: {name} must be at least 1, got {number}")
+    return number
+
+
+@contextmanager
+def _recording(recording: Recording) -> Iterator[Recording]:
+    modules = {name: importlib.import_module(f".{name}", __name__) for name in _frameworks()}
+    if "mindspore" in modules:
+        modules["mindspore"].refuse_graph_mode()
+    recording.directory.mkdir(parents=True, exist_ok=True)
+    enter(recording, {name: module.patch for name, module in modules.items()})
+    try:
+        yield recording
+    finally:
+        leave(recording)
+    if not recording.calls:
+        seen = " and ".join(_OPERATORS[name] for name in modules)
+        recording._warn(
+            f"nothing was recorded in {recording.directory}: in this process Python called no {seen} in the block."
+            " A model in MindSpore's graph mode, under mindspore.jit, or compiled by torch.compile makes no such calls,"
+            " and a framework that is imported in the block is seen only if none was imported before."
+        )
+
+
+def _frameworks() -> list[str]:
+    """Return those that are imported; if none is, import those that can be.
+
+    Raises:
+        ImportError: there is none.
+    """
+    if imported := [name for name in _OPERATORS if sys.modules.get(name) is not None]:
+        return imported
+    problems = {name: _problem_of_importing(name) for name in _OPERATORS}
+    if found := [name for name, problem in problems.items() if problem is None]:
+        return found
+    raise ImportError(
+        "record: neither torchvision nor MindSpore can be imported."
+        " Install one with: pip install 'ms2torch-roi[torch]' or pip install 'ms2torch-roi[mindspore]'"
+    ) from problems["torchvision"]
+
+
+def _problem_of_importing(name: str) -> Exception | None:
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # it may be installed and broken, in any way
+        return error
+    return None
