@@ -33,7 +33,9 @@ def series(report: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
         return case, record["dtype"], record["pass"]
 
     records = report["records"]
-    wanted = next(kind(record) for record in records if record["case"]["name"] == "stride-16")
+    wanted = next((kind(record) for record in records if record["case"]["name"] == "stride-16"), None)
+    if wanted is None:
+        raise SystemExit("the report lacks the case stride-16, which the plot is of")
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in STYLES}
     for record in records:
         if kind(record) == wanted:
