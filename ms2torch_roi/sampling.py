@@ -145,9 +145,9 @@ class AxisTerms(NamedTuple):
     The weight of a cell in a bin is the product of one along y and one along x, divided by the count of the box.
     """
 
-    cells: NDArray
-    weights: NDArray
-    exist: NDArray
+    cells: Array
+    weights: Array
+    exist: Array
 
 
 def terms_as_mindspore(

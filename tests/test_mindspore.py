@@ -342,7 +342,9 @@ def test_gradient_is_torchvisions_on_random_cases(seed):
     assert actual.dtype == expected.dtype
     bound = GRADIENT_BOUND[case.dtype.name] * max(np.abs(expected).max(), 1)
     # Where hundreds of terms meet in a cell, torchvision's float16 sum is off by more than the bound.
-    error_of_torchvision = np.abs(expected - gradient_in_torch(*map(np.float32, (case.features, rois)), arguments, weights))
+    error_of_torchvision = np.abs(
+        expected - gradient_in_torch(*map(np.float32, (case.features, rois)), arguments, weights)
+    )
     assert (np.abs(actual - expected) <= bound + error_of_torchvision).all()
 
 
