@@ -225,8 +225,8 @@ def torchvision_call_of_all(xp: Any, rois: Array, images: int, spatial_scale: fl
     boxes, size = mindspore_boxes(xp, rois, spatial_scale, roi_end_mode)
     in_range = mindspore_has_image(xp, rois[:, 0], images)
     keep = in_range & is_finite(xp, boxes, size) & ~mindspore_unwritten(xp, rois)
-    boxes, _ = outside_unless(xp, keep, boxes, size)
     corners = boxes[:, 1:] + 0.5 if roi_end_mode == 1 else boxes[:, 1:]
+    corners = xp.where(keep[:, None], corners, -4)
     return xp.concatenate((xp.where(in_range[:, None], boxes[:, :1], -1), corners), 1)
 
 

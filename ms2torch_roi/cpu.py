@@ -263,8 +263,8 @@ def _blocks(features: torch.Tensor, call: TorchvisionCall, pooled: Pooled) -> It
 def _first_pixels_are_finite(features: torch.Tensor) -> bool:
     """Tell whether torchvision adds 0 for samples outside the image: it adds 0 * the first pixel, which can be NaN."""
     if features.device.type != "cpu":
-        features = features[:, :, :1, :1]
-    return bool(np.isfinite(features.numpy(force=True)[:, :, 0, 0]).all())
+        features = features[:, :, :1, :1].cpu()
+    return bool(np.isfinite(features.detach().resolve_neg().numpy()[:, :, 0, 0]).all())
 
 
 def _call(features: torch.Tensor, call: TorchvisionCall, pooled: Pooled) -> torch.Tensor:

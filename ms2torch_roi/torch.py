@@ -262,7 +262,7 @@ def _pool_by_values(
     features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
 ) -> torch.Tensor:
     """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none."""
-    pixels = rois.numpy(force=True)
+    pixels = rois.detach().cpu().resolve_neg().numpy()
     in_range = _boxes.mindspore_has_image(np, pixels[:, 0], features.shape[0])
     params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule

@@ -101,7 +101,7 @@ def round_trip(case: Case) -> NDArray:
         return pool
 
     if isinstance(case, MindSporeCase):
-        with mock.patch("ms2torch_roi.torch.roi_align", torchvision_on_mindspore):
+        with mock.patch("ms2torch_roi.cpu.roi_align", torchvision_on_mindspore):
             return port(case)
     with mock.patch("ms2torch_roi.mindspore._operator", mindspore_on_torch):
         return port(case)
