@@ -152,9 +152,19 @@ def time_rounds(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
         for name in calls if number % 2 == 0 else reversed(calls):
-            time.sleep(0.005)  # until the threads of the one before have stopped spinning
+            _rest()
             times[name].append(_seconds(calls[name], repeats[name]))
     return times
+
+
+def _rest(seconds: float = 0.02, at_most: float = 5) -> None:
+    """Wait until the threads of the call before have stopped spinning: MindSpore's go on for a while."""
+    deadline = time.monotonic() + at_most
+    busy = seconds
+    while busy > seconds / 10 and time.monotonic() < deadline:
+        start = time.process_time()
+        time.sleep(seconds)
+        busy = time.process_time() - start
 
 
 def _seconds(call: Call, repeats: int) -> float:
@@ -197,11 +207,14 @@ def measure(case: Case, dtype: str, rounds: int) -> tuple[list[dict[str, Any]], 
     return records, left_out
 
 
-def measure_all(cases: Sequence[Case], rounds: int) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
-    """Measure one case after the other, in each of its dtypes."""
+def measure_all(
+    cases: Sequence[Case], dtypes: Sequence[str], rounds: int
+) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
+    """Measure one case after the other, in those of its dtypes that are wanted."""
     for case in cases:
         for dtype in case.dtypes:
-            yield measure(case, dtype, rounds)
+            if dtype in dtypes:
+                yield measure(case, dtype, rounds)
 
 
 def machine() -> dict[str, Any]:
@@ -257,6 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--case", action="append", choices=names, metavar="NAME", help=f"only this one; repeatable: {', '.join(names)}"
     )
     parser.add_argument(
+        "--dtype", choices=("float32", "float16"), help="only this one; float16 takes ten times as long"
+    )
+    parser.add_argument(
         "--threads", type=int, help="of torch and ONNX Runtime (default: torch's own number); MindSpore has its own"
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all that is measured to this file")
@@ -275,7 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("{cpu}, {architecture}, cores: {cores}".format(**report["machine"]) + f", threads: {report['threads']}")
     print(row({name: name for name in COLUMNS}))
     print("|" + "|".join("-" * (width + 1) + ("-" if n in TEXT_COLUMNS else ":") for n, width in COLUMNS.items()) + "|")
-    for records, left_out in measure_all([names[name] for name in options.case or names], options.pairs):
+    cases = [names[name] for name in options.case or names]
+    dtypes = [options.dtype] if options.dtype else ["float32", "float16"]
+    for records, left_out in measure_all(cases, dtypes, options.pairs):
         for record in records:
             print(row_of(record), flush=True)
         report["records"] += records

@@ -44,8 +44,8 @@ def mindspore_boxes(xp: Any, rois: Array, spatial_scale: float, roi_end_mode: in
     end = (rois[:, 3:] + roi_end_mode) * scale
     size = end - start
     if roi_end_mode == 0:
-        end = xp.where(size > 1, end, start)
-        size = xp.where(size > 1, size, 1)
+        large = size > 1
+        end, size = xp.where(large, end, start), xp.where(large, size, 1)
     return xp.concatenate((xp.asarray(index, dtype=rois.dtype), start, end), 1), size
 
 

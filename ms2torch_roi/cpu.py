@@ -70,7 +70,6 @@ def pool(
     if threads == 0 and calls and len(calls[0].rows) == len(zero):
         return _call(features, calls[0], pooled)
 
-    features = features.detach()  # gradients are enabled in a new thread
     output = _empty((len(zero), channels, *pooled), features)
     in_no_part = np.ones(len(zero), bool)
     for rows in (sampled, *(call.rows for call in calls)):
@@ -292,6 +291,7 @@ def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
 def _run(tasks: collections.deque[Callable[[], None]], threads: int) -> None:
     """Do the tasks in this thread and as many others as make up ``threads``."""
 
+    @torch.inference_mode()  # without torchvision's autograd in Python, which costs as much as a small block
     def work() -> None:
         while tasks:
             try:

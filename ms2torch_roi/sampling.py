@@ -324,10 +324,11 @@ def _axis_samples(
 
     # Positions never turn back along a bin, so the samples inside follow each other.
     every = np.arange(max(int(grid.max()), 1))
-    _, inside = place(every)
+    at, inside = place(every)
     visits = inside.sum(2)
-    i = inside.argmax(2)[:, :, None] + np.arange(max(int(visits.max()), 1))
-    at, inside = place(i)
+    most = max(int(visits.max()), 1)
+    if most < len(every):
+        at, inside = place(inside.argmax(2)[:, :, None] + np.arange(most))
 
     last = length - 1
     at = np.where(inside & (at > 0), at, dtype.type(0))
