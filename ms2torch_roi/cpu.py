@@ -27,12 +27,17 @@ from .sampling import AxisTerms
 NDArray = npt.NDArray[Any]
 Pooled = tuple[int, int]
 
-# ``pool`` works in blocks of ``sampling.BLOCK_VALUES``. A thread gets so many at least: then what it holds is 5 % of
-# its part of the output, and starting it costs next to nothing.
+# ``pool`` works in blocks of ``sampling.BLOCK_VALUES`` values or less: a thread gets at least 20, so that what it holds
+# is 5 % of its part of the output.
 BLOCKS_OF_A_THREAD = 20
 
-# Channels in such a block. The fewer, the longer their part of the features stays in the cache; the more, the less
-# often torchvision computes the same positions and weights.
+# Values of the output that are worth a thread, and worth blocks where there is one thread only.
+VALUES_OF_A_THREAD = 2**18
+VALUES_OF_BLOCKS_ON_ONE_THREAD = 2**23
+
+# The features of such a block, some channels of an image, have so many values, which stay in the cache. The fewer the
+# channels, the more often torchvision computes the same positions and weights, so there are so many at least.
+FEATURES_OF_A_BLOCK = 2**20
 CHANNELS_OF_A_BLOCK = 32
 
 # Its boxes are neighbours: from left to right in bands of so many cells.
@@ -58,17 +63,15 @@ def pool(
         RuntimeError: an adaptive grid of more than 2**20 samples along one axis of a bin.
     """
     _, channels, height, width = features.shape
-    on_cpu = features.device.type == "cpu"
     if _first_pixels_are_finite(features) and _boxes.rounds_alike(
         feature_boxes[0].dtype, height, width, *pooled, sample_num
     ):
         calls, sampled = _boxes.torchvision_calls(feature_boxes, zero, *pooled, sample_num)
     else:
         calls, sampled = [], np.flatnonzero(~zero)
-    values = len(zero) * channels * pooled[0] * pooled[1]
-    threads = min(torch.get_num_threads(), values // (BLOCKS_OF_A_THREAD * sampling.BLOCK_VALUES)) if on_cpu else 0
+    threads = _threads(len(zero) * channels * pooled[0] * pooled[1]) if features.device.type == "cpu" else 0
     if threads == 0 and calls and len(calls[0].rows) == len(zero):
-        return _call(features, calls[0], pooled)
+        return _call(features, calls[0].boxes, pooled, calls[0])
 
     output = _empty((len(zero), channels, *pooled), features)
     in_no_part = np.ones(len(zero), bool)
@@ -77,8 +80,10 @@ def pool(
     if in_no_part.any():
         output[torch.from_numpy(in_no_part)] = 0
 
-    def pool_block(block: _Block) -> None:
-        _store(_call(block.features, block.call, pooled), output, block.call.rows, block.channels)
+    def pool_block(
+        features: torch.Tensor, channels: slice, rows: NDArray, boxes: NDArray, call: TorchvisionCall
+    ) -> None:
+        _store(_call(features, boxes, pooled, call), output, rows, channels)
 
     def pool_sampled() -> None:
         ops = sampling.ArrayOps(
@@ -93,11 +98,22 @@ def pool(
     tasks: collections.deque[Callable[[], None]] = collections.deque()
     if len(sampled):
         tasks.append(pool_sampled)
+    if threads:
+        features = features.contiguous()
     for call in calls:
-        blocks = _blocks(features.contiguous(), call, pooled) if threads else [_Block(features, slice(None), call)]
-        tasks.extend(functools.partial(pool_block, block) for block in blocks)
+        if threads:
+            blocks = _blocks(features, call, pooled, threads)
+            tasks.extend(functools.partial(pool_block, *block, call) for block in blocks)
+        else:
+            tasks.append(functools.partial(pool_block, features, slice(None), call.rows, call.boxes, call))
     _run(tasks, threads)
     return output
+
+
+def _threads(values: int) -> int:
+    """Return on how many threads to pool so many values in blocks, or 0 to do without blocks."""
+    threads = min(torch.get_num_threads(), values // VALUES_OF_A_THREAD)
+    return threads if threads > 1 or values >= VALUES_OF_BLOCKS_ON_ONE_THREAD else 0
 
 
 def pool_fast(
@@ -233,30 +249,30 @@ def _bags(
             yield _Bags(slice(first + row, first + row + len(counts)), bin_rows, counts, lengths, cells, weights)
 
 
-class _Block(NamedTuple):
-    """A torchvision call for some channels, whose rows are those of the output."""
+def _blocks(
+    features: torch.Tensor, call: TorchvisionCall, pooled: Pooled, threads: int
+) -> Iterator[tuple[torch.Tensor, slice, NDArray, NDArray]]:
+    """Cut a call into blocks of some channels and neighbouring boxes, which use the same part of the features.
 
-    features: torch.Tensor
-    channels: slice
-    call: TorchvisionCall
-
-
-def _blocks(features: torch.Tensor, call: TorchvisionCall, pooled: Pooled) -> Iterator[_Block]:
-    """Cut a call into blocks of some channels and neighbouring boxes, which use the same part of the features."""
-    bins, channels = pooled[0] * pooled[1], features.shape[1]
+    Yields:
+        ``(part of the features, channels, rows, boxes)``, the last two of the output.
+    """
+    bins, (_, channels, height, width) = pooled[0] * pooled[1], features.shape
     order = np.lexsort((call.boxes[:, 1], call.boxes[:, 2] // BAND, call.boxes[:, 0]))
     rows, boxes = call.rows[order], call.boxes[order]
     images, starts = np.unique(boxes[:, 0], return_index=True)
     boxes[:, 0] = 0
-    rows_of_block = max(1, sampling.BLOCK_VALUES // bins)  # of one channel
+    values = min(sampling.BLOCK_VALUES, len(rows) * channels * bins // (BLOCKS_OF_A_THREAD * threads))
+    rows_of_block = max(1, values // bins)  # of one channel
     for image, first, last in zip(images.astype(int).tolist(), starts, [*starts[1:], len(rows)], strict=True):
-        step = min(channels, rows_of_block, max(CHANNELS_OF_A_BLOCK, rows_of_block // (last - first)))
+        enough = max(CHANNELS_OF_A_BLOCK, FEATURES_OF_A_BLOCK // (height * width), rows_of_block // (last - first))
+        step = min(channels, rows_of_block, enough)
         for channel in range(0, channels, step):
             some = slice(channel, channel + step)
+            part_of_features = features[image : image + 1, some]
             for row in range(first, last, rows_of_block // step):
                 part = slice(row, min(row + rows_of_block // step, last))
-                part_of_call = call._replace(rows=rows[part], boxes=boxes[part])
-                yield _Block(features[image : image + 1, some], some, part_of_call)
+                yield part_of_features, some, rows[part], boxes[part]
 
 
 def _first_pixels_are_finite(features: torch.Tensor) -> bool:
@@ -266,11 +282,11 @@ def _first_pixels_are_finite(features: torch.Tensor) -> bool:
     return bool(np.isfinite(features.detach().resolve_neg().numpy()[:, :, 0, 0]).all())
 
 
-def _call(features: torch.Tensor, call: TorchvisionCall, pooled: Pooled) -> torch.Tensor:
-    boxes = torch.from_numpy(call.boxes)
+def _call(features: torch.Tensor, boxes: NDArray, pooled: Pooled, call: TorchvisionCall) -> torch.Tensor:
+    tensor = torch.from_numpy(boxes)
     if features.device.type != "cpu":
-        boxes = boxes.to(features.device)
-    values: torch.Tensor = roi_align(features, boxes, pooled, 1.0, call.sampling_ratio, call.aligned)
+        tensor = tensor.to(features.device)
+    values: torch.Tensor = roi_align(features, tensor, pooled, 1.0, call.sampling_ratio, call.aligned)
     return values
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import sys
 import types
@@ -201,21 +200,17 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, bac
         pool = _pool_in_one_call
     else:
         pool = _pool_by_values
-    with _without_autocast(dtype, features.device.type):
-        return pool(features, rois, arguments, backward_mode)
+    if dtype == torch.float16 and torch.is_autocast_enabled(features.device.type):
+        # It would compute float16 in float32, which is what it does of torchvision's operator.
+        with torch.autocast(features.device.type, enabled=False):
+            return pool(features, rois, arguments, backward_mode)
+    return pool(features, rois, arguments, backward_mode)
 
 
 def _is_traced(rois: torch.Tensor) -> bool:
     """Tell whether the rois have no values to look at: while torch compiles, exports, traces or infers shapes."""
     is_tracing: bool = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return is_tracing or rois.is_meta or isinstance(rois, FakeTensor)
-
-
-def _without_autocast(dtype: torch.dtype, device_type: str) -> contextlib.AbstractContextManager[Any]:
-    """Keep autocast from computing float16 in float32, which is what it does of torchvision's operator."""
-    if dtype == torch.float16 and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()
 
 
 def _pool_in_one_call(
@@ -270,8 +265,20 @@ def _pool_by_values(
         if backward_mode != arguments.mode:
             backward_feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, backward_mode)
         zero = _boxes.mindspore_unwritten(np, pixels)
-        output: torch.Tensor = _Pool.apply(features, feature_boxes, backward_feature_boxes, zero, arguments)
-    return output
+        differentiated = torch.is_grad_enabled() and features.requires_grad
+        is_dual = torch.autograd.forward_ad.unpack_dual(features).tangent is not None  # type: ignore[no-untyped-call]
+        if differentiated or is_dual:  # the latter to be refused
+            output: torch.Tensor = _Pool.apply(features, feature_boxes, backward_feature_boxes, zero, arguments)
+            return output
+        return _pool_boxes(features, feature_boxes, zero, arguments)
+
+
+def _pool_boxes(
+    features: torch.Tensor, feature_boxes: _boxes.FeatureBoxes, zero: NDArray, arguments: _Arguments
+) -> torch.Tensor:
+    exact = arguments.exact or features.device.type != "cpu"
+    pool = cpu.pool if exact else cpu.pool_fast
+    return pool(features, feature_boxes, zero, arguments.pooled, arguments.samples)
 
 
 class _Pool(torch.autograd.Function):
@@ -287,9 +294,7 @@ class _Pool(torch.autograd.Function):
         arguments: _Arguments,
     ) -> torch.Tensor:
         ctx.plan = (features.shape, backward_feature_boxes, zero, arguments)
-        exact = arguments.exact or features.device.type != "cpu"
-        pool = cpu.pool if exact else cpu.pool_fast
-        return pool(features, feature_boxes, zero, arguments.pooled, arguments.samples)
+        return _pool_boxes(features, feature_boxes, zero, arguments)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

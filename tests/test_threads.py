@@ -28,11 +28,14 @@ ROIS = random_rois(1200)
 
 
 def test_there_are_enough_rois_for_three_threads():
-    assert 3 * cpu.BLOCKS_OF_A_THREAD * sampling.BLOCK_VALUES <= 1200 * 70 * 7 * 7
+    values = 1200 * 70 * 7 * 7
+    assert values >= 3 * cpu.VALUES_OF_A_THREAD
+    assert values // (3 * cpu.BLOCKS_OF_A_THREAD) >= sampling.BLOCK_VALUES  # blocks of the largest size
 
 
 @pytest.fixture(params=[1, 2, 3])
-def threads(request):
+def threads(request, monkeypatch):
+    monkeypatch.setattr(cpu, "VALUES_OF_BLOCKS_ON_ONE_THREAD", 2**20)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
