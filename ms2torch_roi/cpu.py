@@ -32,7 +32,7 @@ Pooled = tuple[int, int]
 BLOCKS_OF_A_THREAD = 20
 
 # Values of the output that are worth a thread, and worth blocks where there is one thread only.
-VALUES_OF_A_THREAD = 2**18
+VALUES_OF_A_THREAD = 2**19
 VALUES_OF_BLOCKS_ON_ONE_THREAD = 2**23
 
 # The features of such a block, some channels of an image, have so many values, which stay in the cache. The fewer the
