@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import Head, assert_same_bits
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from ms2torch_roi import ROIAlign
@@ -39,6 +40,12 @@ def test_the_gradient_is_that_of_the_backward_mode_and_the_output_is_not(mode, b
     assert_same_bits(gradient(op, features, rois).numpy(), expected.numpy())
     other = gradient(ROIAlign(3, 2, 0.25, 2, 1 - backward_mode), features, rois)
     assert (expected - other).abs().max() > 0.1
+
+
+def test_forward_mode_differentiation_is_refused_rather_than_lost():
+    op = ROIAlign(3, 2, 0.25)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
+        op(forward_ad.make_dual(IMAGES, torch.ones_like(IMAGES)), ROIS)
 
 
 def test_backward_mode_is_shown_where_it_is_given():
