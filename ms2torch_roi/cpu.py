@@ -69,7 +69,8 @@ def pool(
         calls, sampled = _boxes.torchvision_calls(feature_boxes, zero, *pooled, sample_num)
     else:
         calls, sampled = [], np.flatnonzero(~zero)
-    threads = _threads(len(zero) * channels * pooled[0] * pooled[1]) if features.device.type == "cpu" else 0
+    values = len(zero) * channels * pooled[0] * pooled[1]
+    threads = _threads(values) if features.device.type == "cpu" else 0
     if threads == 0 and calls and len(calls[0].rows) == len(zero):
         return _call(features, calls[0].boxes, pooled, calls[0])
 
@@ -102,7 +103,7 @@ def pool(
         features = features.contiguous()
     for call in calls:
         if threads:
-            blocks = _blocks(features, call, pooled, threads)
+            blocks = _blocks(features, call, pooled, values // (BLOCKS_OF_A_THREAD * threads))
             tasks.extend(functools.partial(pool_block, *block, call) for block in blocks)
         else:
             tasks.append(functools.partial(pool_block, features, slice(None), call.rows, call.boxes, call))
@@ -250,9 +251,15 @@ def _bags(
 
 
 def _blocks(
-    features: torch.Tensor, call: TorchvisionCall, pooled: Pooled, threads: int
+    features: torch.Tensor, call: TorchvisionCall, pooled: Pooled, values: int
 ) -> Iterator[tuple[torch.Tensor, slice, NDArray, NDArray]]:
     """Cut a call into blocks of some channels and neighbouring boxes, which use the same part of the features.
+
+    Args:
+        features: contiguous.
+        call: what to cut.
+        pooled: number of bins.
+        values: at most so many in a block of several bins, and no more than ``sampling.BLOCK_VALUES``.
 
     Yields:
         ``(part of the features, channels, rows, boxes)``, the last two of the output.
@@ -262,8 +269,7 @@ def _blocks(
     rows, boxes = call.rows[order], call.boxes[order]
     images, starts = np.unique(boxes[:, 0], return_index=True)
     boxes[:, 0] = 0
-    values = min(sampling.BLOCK_VALUES, len(rows) * channels * bins // (BLOCKS_OF_A_THREAD * threads))
-    rows_of_block = max(1, values // bins)  # of one channel
+    rows_of_block = max(1, min(sampling.BLOCK_VALUES, values) // bins)  # of one channel
     for image, first, last in zip(images.astype(int).tolist(), starts, [*starts[1:], len(rows)], strict=True):
         enough = max(CHANNELS_OF_A_BLOCK, FEATURES_OF_A_BLOCK // (height * width), rows_of_block // (last - first))
         step = min(channels, rows_of_block, enough)

@@ -229,7 +229,7 @@ print("same")
 
 
 def test_workers_that_are_forked_after_a_call():
-    done = run_python(FORKED, timeout=120)
+    done = run_python(FORKED)
     assert done.stdout.strip() == "same", done.stderr
 
 
