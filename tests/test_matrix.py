@@ -84,7 +84,7 @@ def test_the_table_goes_between_the_markers_and_replaces_the_one_there(mapping):
     assert table.startswith("Measured on 2026-01-02 ")
 
 
-@pytest.mark.parametrize("page", ["no markers\n", f"{matrix.END}\n{matrix.START}"])
+@pytest.mark.parametrize("page", ["no markers\n", f"{matrix.START}no end\n", f"{matrix.END}\n{matrix.START}"])
 def test_a_page_without_markers_is_refused_before_anything_is_checked(mapping, page, monkeypatch, capsys):
     mapping.write_text(page)
     monkeypatch.setattr(sys, "argv", ["matrix.py", "--write"])

@@ -147,7 +147,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same facts for machines")
     parser.add_argument("--write", action="store_true", help="put the table in MAPPING.md")
     options = parser.parse_args()
-    if options.write and START not in MAPPING.read_text().partition(END)[0]:
+    before, end, _ = MAPPING.read_text().partition(END)
+    if options.write and not (end and START in before):
         parser.error(f"{MAPPING.name} has no lines {START.strip()} and {END} to put the table between")
     date = datetime.datetime.now(datetime.timezone.utc).date()
     rows: list[Row] = []
