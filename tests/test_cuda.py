@@ -129,3 +129,10 @@ def test_rois_on_another_device_are_refused():
     ):
         with pytest.raises(ValueError, match=match):
             op(features, rois)
+
+
+@pytest.mark.parametrize("sample_num", [2, 0])
+def test_exact_or_not_is_the_same(sample_num):
+    features, rois = FEATURES.cuda(), ROIS.cuda()
+    outputs = [ROIAlign(7, 7, 1 / 16, sample_num, exact=exact)(features, rois) for exact in (True, False)]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=0, equal_nan=True)
