@@ -161,7 +161,7 @@ def terms_as_mindspore(
 
     Args:
         shape: of the features, (N, C, H, W).
-        feature_boxes: as in ``pool_as_mindspore``, but their index counts from 0 for NaN.
+        feature_boxes: as in ``pool_as_mindspore``.
         zero: (K,) bool, rows without terms.
         pooled: as in ``pool_as_mindspore``.
         sample_num: as in ``pool_as_mindspore``.

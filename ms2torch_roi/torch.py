@@ -257,6 +257,8 @@ def _pool_by_values(
     features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
 ) -> torch.Tensor:
     """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none."""
+    if features.device.type != "cpu" and not arguments.exact:
+        arguments = arguments._replace(exact=True)
     pixels = rois.detach().cpu().resolve_neg().numpy()
     in_range = _boxes.mindspore_has_image(np, pixels[:, 0], features.shape[0])
     params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
@@ -276,8 +278,7 @@ def _pool_by_values(
 def _pool_boxes(
     features: torch.Tensor, feature_boxes: _boxes.FeatureBoxes, zero: NDArray, arguments: _Arguments
 ) -> torch.Tensor:
-    exact = arguments.exact or features.device.type != "cpu"
-    pool = cpu.pool if exact else cpu.pool_fast
+    pool = cpu.pool if arguments.exact else cpu.pool_fast
     return pool(features, feature_boxes, zero, arguments.pooled, arguments.samples)
 
 

@@ -175,3 +175,21 @@ def test_on_an_accelerator_it_is_the_default(monkeypatch):
     with FakeTensorMode():
         features, rois = torch.empty(2, 3, 20, 30, device="cuda"), torch.empty(6, 5, device="cuda")
         assert ROIAlign(3, 4, 0.25, exact=False)(features, rois).device.type == "cuda"
+
+
+class OnAGpu(torch.Tensor):
+    """Says that it is on a GPU; its values are at hand."""
+
+    device = property(lambda self: torch.device("cuda"))
+
+
+def test_adaptive_grids_on_an_accelerator_take_the_default_path_forward_and_backward(monkeypatch):
+    taken = []
+    monkeypatch.setattr(cpu, "pool", lambda features, *_: (taken.append("pool"), features.sum((2, 3)))[1])
+    monkeypatch.setattr(cpu, "pool_fast", lambda features, *_: (taken.append("fast"), features.sum((2, 3)))[1])
+    monkeypatch.setattr(
+        cpu, "gradient", lambda _, shape, *__, exact: (taken.append(("exact", exact)), torch.ones(shape))[1]
+    )
+    features = FEATURES.clone().requires_grad_()
+    ROIAlign(3, 4, 0.25, 0, exact=False)(features.as_subclass(OnAGpu), ROIS.as_subclass(OnAGpu)).sum().backward()
+    assert taken == ["pool", ("exact", True)]
