@@ -35,18 +35,35 @@ def mindspore_boxes(xp: Any, rois: Array, spatial_scale: float, roi_end_mode: in
     """Apply MindSpore's rule to (K, 5) rois in image pixels.
 
     Mode 1 counts the last pixel in, ``(x2 + 1) * scale``. Mode 0 does not, and enlarges what is not larger than one
-    cell, be it inverted or NaN, to one cell; such a box is returned with ``end = start``.
+    cell to one cell; a box that is inverted, or whose end is NaN, is returned with ``end = start``.
     """
-    index = xp.asarray(rois[:, :1], dtype=xp.float32)
-    index = (xp.where(index == index, index, 0) + 7e-5).round()
-    scale = _scale_like(xp, rois, spatial_scale)
-    start = rois[:, 1:3] * scale
-    end = (rois[:, 3:] + roi_end_mode) * scale
-    size = end - start
+    index = rois[:, :1]
+    index = xp.where(index == index, index, 0)
+    start, end, size = _mindspore_corners(xp, rois, spatial_scale, roi_end_mode)
     if roi_end_mode == 0:
-        large = size > 1
-        end, size = xp.where(large, end, start), xp.where(large, size, 1)
-    return xp.concatenate((xp.asarray(index, dtype=rois.dtype), start, end), 1), size
+        size = xp.where(size > 1, size, 1)
+    return xp.concatenate((_mindspore_index(xp, index), start, end), 1), size
+
+
+def _mindspore_index(xp: Any, index: Array) -> Array:
+    """Round an index that is not NaN as MindSpore does."""
+    rounded = (xp.asarray(index, dtype=xp.float32) + 7e-5).round()
+    return xp.asarray(rounded, dtype=index.dtype)
+
+
+def _mindspore_corners(xp: Any, rois: Array, spatial_scale: float, roi_end_mode: int) -> tuple[Array, Array, Array]:
+    """Return ``(start, end, end - start)``, each (K, 2), where mode 0 may still enlarge the size.
+
+    The size is finite if and only if all three are.
+    """
+    scale = _scale_like(xp, rois, spatial_scale)
+    if roi_end_mode == 1:
+        start, end = rois[:, 1:3] * scale, (rois[:, 3:] + 1) * scale
+    else:
+        corners = rois[:, 1:] * scale
+        start, end = corners[:, :2], corners[:, 2:]
+        end = xp.where(end > start, end, start)
+    return start, end, end - start
 
 
 def torchvision_boxes(xp: Any, boxes: Array, spatial_scale: float, aligned: bool) -> FeatureBoxes:
@@ -76,7 +93,7 @@ def boxes_of_images(xp: Any, boxes: Sequence[Array]) -> Array:
     return xp.concatenate([xp.concatenate(pair, 1) for pair in zip(indices, boxes)], 0)  # noqa: B905
 
 
-def mindspore_has_image(xp: Any, index: Array, images: int) -> Array:
+def mindspore_has_image(index: Array, images: int) -> Array:
     """Return bool: the indices, as given, that MindSpore takes: ``[0, images - 1]`` before rounding, and NaN as 0."""
     return ~((index < 0) | (index > images - 1)) & (images > 0)
 
@@ -212,7 +229,9 @@ def torchvision_calls(
     return [call for call in calls if len(call.rows)], small[~survives]
 
 
-def torchvision_call_of_all(xp: Any, rois: Array, images: int, spatial_scale: float, roi_end_mode: int) -> Array:
+def torchvision_call_of_all(
+    xp: Any, rois: Array, images: int, spatial_scale: float, roi_end_mode: int
+) -> tuple[Array, Array]:
     """Encode (K, 5) rois of MindSpore as the boxes of one torchvision call, without a look at their values.
 
     The call is ``roi_align(features, boxes, pooled, 1.0, sample_num, aligned=roi_end_mode == 1)``. In mode 0 it has the
@@ -220,14 +239,28 @@ def torchvision_call_of_all(xp: Any, rois: Array, images: int, spatial_scale: fl
     half cell below a power of two. Whole cells and the order of coordinates are kept, so that a box within the image
     stays there, with all its samples.
 
-    Rows that pool to 0 lie outside the image, and so do those whose index is not that of an image: it becomes -1.
+    Rows that pool to 0 lie outside the image, and an index that MindSpore refuses becomes -1.
+
+    Args:
+        xp: torch.
+        rois: (K, 5), in image pixels.
+        images: N.
+        spatial_scale: as MindSpore's.
+        roi_end_mode: as MindSpore's.
+
+    Returns:
+        (K, 5) boxes, and a bool without dimensions: MindSpore takes every index. torchvision checks that on a CPU only.
     """
-    boxes, size = mindspore_boxes(xp, rois, spatial_scale, roi_end_mode)
-    in_range = mindspore_has_image(xp, rois[:, 0], images)
-    keep = in_range & is_finite(xp, boxes, size) & ~mindspore_unwritten(xp, rois)
-    corners = boxes[:, 1:] + 0.5 if roi_end_mode == 1 else boxes[:, 1:]
-    corners = xp.where(keep[:, None], corners, -4)
-    return xp.concatenate((xp.where(in_range[:, None], boxes[:, :1], -1), corners), 1)
+    index = xp.nan_to_num(rois[:, :1], 0.0, math.inf, -math.inf)
+    has_image = index.clip(0, images - 1) == index
+    start, end, size = _mindspore_corners(xp, rois, spatial_scale, roi_end_mode)
+    pool_to_0 = ~(xp.linalg.norm(size, math.inf, 1) < math.inf) | mindspore_unwritten(xp, rois)
+    boxes = xp.concatenate((_mindspore_index(xp, index), start, end), 1)
+    if roi_end_mode == 1:
+        boxes[:, 1:].add_(0.5)
+    boxes[:, 1:].masked_fill_(pool_to_0[:, None], -4)
+    boxes[:, :1].masked_fill_(~has_image, -1)
+    return boxes, has_image.all()
 
 
 class MindSporeCall(NamedTuple):

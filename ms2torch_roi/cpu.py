@@ -88,13 +88,15 @@ def pool(
 
     def pool_sampled() -> None:
         ops = sampling.ArrayOps(
-            take=lambda table, columns: table.index_select(1, columns),
+            take=lambda table, rows, out: torch.index_select(table, 0, rows, out=out),
+            contiguous=torch.Tensor.contiguous,
             lift=lambda array: torch.from_numpy(array).to(features.device),
             where=torch.where,
         )
         with np.errstate(all="ignore"):  # of which each thread has its own
-            for rows, part in sampling.pool_as_mindspore(features, feature_boxes, sampled, pooled, sample_num, ops):
-                _store(part, output, rows, slice(None))
+            parts = sampling.pool_as_mindspore(features, feature_boxes, sampled, pooled, sample_num, ops)
+            for rows, channels, values in parts:
+                _store(values, output, rows, channels)
 
     tasks: collections.deque[Callable[[], None]] = collections.deque()
     if len(sampled):

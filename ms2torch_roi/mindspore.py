@@ -377,8 +377,8 @@ class _Sampler(nn.Cell):  # type: ignore[misc]
         feature_boxes, rows, pooled, _ = self.plan
         output = np.empty((len(feature_boxes[0]), values.shape[1], *pooled), values.dtype)
         with np.errstate(all="ignore"):
-            for part, values_of_part in sampling.pool_as_torchvision(values, *self.plan, sampling.NUMPY):
-                output[part] = values_of_part
+            for part, channels, values_of_part in sampling.pool_as_torchvision(values, *self.plan, sampling.NUMPY):
+                output[part, channels] = values_of_part
         return ms.Tensor(output[rows])
 
     def bprop(self, features: ms.Tensor, output: ms.Tensor, gradient: ms.Tensor) -> tuple[ms.Tensor]:

@@ -57,16 +57,16 @@ def ms_roi_align(
     params.check_shapes("ROIAlign", features.shape, rois.shape)
     params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled)
     rois = rois.astype(dtype)
-    in_range = _boxes.mindspore_has_image(np, rois[:, 0], features.shape[0])
+    in_range = _boxes.mindspore_has_image(rois[:, 0], features.shape[0])
     params.check_index(rois[:, 0], in_range, features.shape[0], "rois")
     output = np.zeros((rois.shape[0], features.shape[1], *pooled), features.dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.mindspore_boxes(np, rois, spatial_scale, roi_end_mode)
         written = np.flatnonzero(~_boxes.mindspore_unwritten(np, rois))
-        for rows, values in sampling.pool_as_mindspore(
+        for part, channels, values in sampling.pool_as_mindspore(
             features.astype(dtype), feature_boxes, written, pooled, sample_num, sampling.NUMPY
         ):
-            output[rows] = values
+            output[part, channels] = values
     return output
 
 
@@ -125,10 +125,10 @@ def tv_roi_align(
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.torchvision_boxes(np, rois, spatial_scale, aligned)
         finite = np.flatnonzero(_boxes.is_finite(np, *feature_boxes))
-        for rows, values in sampling.pool_as_torchvision(
+        for part, channels, values in sampling.pool_as_torchvision(
             input, feature_boxes, finite, pooled, sampling_ratio, sampling.NUMPY
         ):
-            output[rows] = values
+            output[part, channels] = values
     return output
 
 

@@ -1,8 +1,8 @@
 """Both CPU kernels from feature boxes on: sample, interpolate, sum and average, bit for bit.
 
-Positions and weights are computed in NumPy, once for all channels; the values are gathered and summed by the array
-library that holds the features. Every operation rounds to the dtype of
-the computation, in the order of the kernels: ``((w1*v1 + w2*v2) + w3*v3) + w4*v4`` for a sample, samples row by row.
+Positions and weights are computed in NumPy, for many channels at a time; the values are gathered and summed by the
+array library that holds the features. Every operation rounds to the dtype of the computation, in the order of the
+kernels: ``((w1*v1 + w2*v2) + w3*v3) + w4*v4`` for a sample, samples row by row.
 
 A sample outside the image contributes nothing, so it is not visited: a box a thousand times larger than the image
 costs no more than one that covers it.
@@ -11,6 +11,7 @@ costs no more than one that covers it.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,10 @@ NDArray = npt.NDArray[Any]
 # over threads, at a cost for every operation that is fifty times the gain when the cores are busy.
 BLOCK_VALUES = 2**15
 
+# Values of features whose channels are put side by side at a time, and so many channels at least.
+TABLE_VALUES = 2**20
+TABLE_CHANNELS = 16
+
 # Terms listed at a time, 8 bytes each: many samples in a bin shall not take much memory.
 TERMS = 2**20
 
@@ -37,22 +42,33 @@ MAX_GRID = 2**20
 class ArrayOps(NamedTuple):
     """What is needed of the array library that holds the features.
 
-    ``take(table, columns)`` returns the given columns of a (C, H*W) table, ``lift`` turns a NumPy array into one of
-    the library, and ``where(condition, value, 0)`` is NumPy's.
+    ``take(table, rows, out)`` returns the rows of a table, in the memory of ``out`` if that is no slower,
+    ``contiguous(array)`` copies what is not, ``lift`` turns a NumPy array into one of the library, and
+    ``where(condition, value, 0)`` is NumPy's.
     """
 
-    take: Callable[[Array, Array], Array]
+    take: Callable[[Array, Array, Array | None], Array]
+    contiguous: Callable[[Array], Array]
     lift: Callable[[NDArray], Array]
     where: Callable[[Array, Array, Any], Array]
 
 
-NUMPY = ArrayOps(take=lambda table, columns: np.take(table, columns, axis=1), lift=lambda array: array, where=np.where)
+def _take(table: NDArray, rows: NDArray, out: NDArray | None) -> NDArray:
+    # np.take would copy a table that is not contiguous, and not write to ``out`` at once if it were to check the rows.
+    values: NDArray = np.take(table, rows, axis=0, out=out, mode="clip") if table.flags.c_contiguous else table[rows]
+    return values
+
+
+NUMPY = ArrayOps(take=_take, contiguous=np.ascontiguousarray, lift=lambda array: array, where=np.where)
+
+# Some rows, some channels, and what these pool to: (rows, channels, pooled_height, pooled_width).
+Part = tuple[NDArray, slice, Array]
 
 
 def pool_as_mindspore(
     features: Array, feature_boxes: FeatureBoxes, rows: NDArray, pooled: tuple[int, int], sample_num: int, ops: ArrayOps
-) -> Iterator[tuple[NDArray, Array]]:
-    """Pool the given rows as MindSpore's kernel does, and yield the results a block of rows at a time.
+) -> Iterator[Part]:
+    """Pool the given rows as MindSpore's kernel does, and yield the results part by part.
 
     Args:
         features: (N, C, H, W) values.
@@ -61,9 +77,6 @@ def pool_as_mindspore(
         pooled: number of bins, ``(height, width)``.
         sample_num: samples along each axis of a bin, adaptive if 0 or less.
         ops: how to compute with ``features``.
-
-    Yields:
-        ``(rows, values)`` with values of shape (len(rows), C, pooled_height, pooled_width).
 
     Raises:
         RuntimeError: an adaptive grid of more than 2**20 samples along one axis of a bin.
@@ -79,7 +92,7 @@ def pool_as_torchvision(
     pooled: tuple[int, int],
     sampling_ratio: int,
     ops: ArrayOps,
-) -> Iterator[tuple[NDArray, Array]]:
+) -> Iterator[Part]:
     """Pool the given rows as torchvision's kernel does; like ``pool_as_mindspore`` otherwise.
 
     Raises:
@@ -125,7 +138,13 @@ def gradient_of_pool(
     of_values = np.zeros((len(feature_boxes[0]), *gradient.shape[1:]), np.float32)
     of_values[rows] = gradient / count[rows, None, None, None].astype(np.float32)
     of_features = np.zeros(shape, np.float32)
-    for image, part, y, x in _blocks(shape, feature_boxes, rows, pooled, grid, border):
+    rows_at_once = BLOCK_VALUES // math.prod(gradient.shape[1:])
+    blocks = (
+        (image, *block)
+        for image, rows_of_image in _rows_of_images(feature_boxes[0], rows)
+        for block in _blocks(shape[2:], feature_boxes, rows_of_image, pooled, grid, border, rows_at_once)
+    )
+    for image, part, y, x in blocks:
         # The samples of a bin are a grid, and their weights products: a bin is a (H,) by a (W,) vector of weights.
         along_y, along_x = (_weights(axis, length) for axis, length in ((y, shape[2]), (x, shape[3])))
         if np.isfinite(of_values[part]).all():
@@ -241,24 +260,54 @@ def pool(
     ops: ArrayOps,
     *,
     outside_adds_0: bool,
-) -> Iterator[tuple[NDArray, Array]]:
+) -> Iterator[Part]:
     """Pool rows with (K, 2) grids of samples along x and y, (K,) divisors, and last coordinates along y and x.
 
     ``outside_adds_0``: a sample outside the image adds 0 times the first pixel, which is NaN if that is not finite.
     """
     _, channels, height, width = features.shape
-    dtype = feature_boxes[0].dtype
-    for image, part, y, x in _blocks(features.shape, feature_boxes, rows, pooled, grid, border):
-        table = features[image].reshape(channels, height * width)
-        total = ops.lift(np.zeros((channels, part.size * pooled[0] * pooled[1]), dtype))
-        for i in range(y.low.shape[2]):
-            for j in range(x.low.shape[2]):
-                total = total + _sample(table, width, x, y, j, i, ops)
-        if outside_adds_0:
-            outside = (y.outside[:, :, None] | x.outside[:, None, :]) & (grid[part] > 0).all(1)[:, None, None]
-            total = total + ops.where(ops.lift(outside.ravel()), 0 * table[:, :1], 0)
-        total = total.reshape(channels, part.size, *pooled) / ops.lift(count[part, None, None])
-        yield part, total.swapaxes(0, 1)
+    bins = pooled[0] * pooled[1]
+    for image, rows_of_image in _rows_of_images(feature_boxes[0], rows):
+        # The channels of a cell lie side by side if more cells are read than there are.
+        side_by_side = 4 * bins * int(grid[rows_of_image].prod(1).sum()) > height * width
+        step = max(TABLE_CHANNELS, TABLE_VALUES // (height * width)) if side_by_side else channels
+        for channel in range(0, channels, step):
+            some = slice(channel, channel + step)
+            table = features[image, some].reshape(-1, height * width).T
+            if side_by_side:
+                table = ops.contiguous(table)
+            rows_at_once = BLOCK_VALUES // (bins * table.shape[1])
+            for part, y, x in _blocks(
+                (height, width), feature_boxes, rows_of_image, pooled, grid, border, rows_at_once
+            ):
+                total = ops.lift(np.zeros((len(part) * bins, table.shape[1]), feature_boxes[0].dtype))
+                _add_samples(total, table, y, x, width, ops)
+                if outside_adds_0:
+                    outside = (y.outside[:, :, None] | x.outside[:, None, :]) & (grid[part] > 0).all(1)[:, None, None]
+                    total += ops.where(ops.lift(outside.reshape(-1, 1)), 0 * table[:1], 0)
+                total = total.reshape(len(part), *pooled, -1)
+                total /= ops.lift(count[part, None, None, None])
+                yield part, some, total.swapaxes(1, 3).swapaxes(2, 3)
+
+
+def _add_samples(total: Array, table: Array, y: _AxisSamples, x: _AxisSamples, width: int, ops: ArrayOps) -> None:
+    """Add the samples of all bins of R boxes to a (bins, C) ``total``, in order; the table has (H*W, C) values."""
+    corner = None
+    for cells, weights, exist in _samples(y, x, width, ops):
+        value = ops.take(table, cells[0], None)
+        value *= weights[0]
+        for i in (1, 2, 3):
+            corner = ops.take(table, cells[i], corner)
+            corner *= weights[i]
+            value += corner
+        total += value if exist is None else ops.where(exist, value, 0)
+
+
+def _rows_of_images(boxes: NDArray, rows: NDArray) -> Iterator[tuple[int, NDArray]]:
+    """Yield ``(image, those of the rows whose box is in it)`` for each image that has any."""
+    images = boxes[rows, 0]
+    for image in np.unique(images):
+        yield int(image), rows[images == image]
 
 
 def _blocks(
@@ -268,20 +317,21 @@ def _blocks(
     pooled: tuple[int, int],
     grid: NDArray,
     border: list[float],
-) -> Iterator[tuple[int, NDArray, _AxisSamples, _AxisSamples]]:
-    """Yield ``(image, rows, samples along y, samples along x)`` for some rows of one image at a time."""
+    rows_at_once: int,
+) -> Iterator[tuple[NDArray, _AxisSamples, _AxisSamples]]:
+    """Yield ``(rows, samples along y, samples along x)`` for rows whose grids are about the same, small ones first."""
     boxes, size = feature_boxes
-    images, channels, height, width = shape
     largest_x, largest_y = _largest_grid(boxes, grid, rows)
-    per_row = max(channels * pooled[0] * pooled[1], pooled[0] * largest_y, pooled[1] * largest_x)
-    block = max(1, BLOCK_VALUES // per_row)
-    for image in range(images):
-        rows_of_image = rows[boxes[rows, 0] == image]
-        for first in range(0, rows_of_image.size, block):
-            part = rows_of_image[first : first + block]
-            y = _axis_samples(boxes[part, 2], size[part, 1], grid[part, 1], pooled[0], height, border[0])
-            x = _axis_samples(boxes[part, 1], size[part, 0], grid[part, 0], pooled[1], width, border[1])
-            yield image, part, y, x
+    placed_at_once = max(1, BLOCK_VALUES // max(pooled[0] * largest_y, pooled[1] * largest_x))
+    rows = rows[np.lexsort((grid[rows, 1], grid[rows].prod(1)))]
+    for first in range(0, rows.size, placed_at_once):
+        some = rows[first : first + placed_at_once]
+        y = _axis_samples(boxes[some, 2], size[some, 1], grid[some, 1], pooled[0], shape[0], border[0])
+        x = _axis_samples(boxes[some, 1], size[some, 0], grid[some, 0], pooled[1], shape[1], border[1])
+        step = max(1, min(rows_at_once, BLOCK_VALUES // (pooled[0] * pooled[1] * x.inside.shape[2])))
+        for row in range(0, some.size, step):
+            part = slice(row, row + step)
+            yield some[part], _some_rows(y, part), _some_rows(x, part)
 
 
 def _largest_grid(boxes: NDArray, grid: NDArray, rows: NDArray | slice = slice(None)) -> tuple[int, int]:
@@ -297,17 +347,15 @@ def _largest_grid(boxes: NDArray, grid: NDArray, rows: NDArray | slice = slice(N
 
 
 class _AxisSamples(NamedTuple):
-    """The samples of R boxes along one axis that lie inside the image, in order: (R, pooled, visits) arrays.
+    """The samples of R boxes along one axis that lie inside the image, in order, in arrays of (R, pooled, visits).
 
-    ``low`` and ``high`` are the two neighbouring cells, weighted by ``low_weight`` and ``high_weight``. Bins have
-    different numbers of samples inside; where ``inside`` is False there is none. ``outside``, (R, pooled), tells which
-    bins have samples outside as well.
+    ``cells`` and ``weights``, (R, pooled, visits, 2), are of the two neighbouring cells. Bins have different numbers of
+    samples inside; where ``inside`` is False there is none. ``outside``, (R, pooled), tells which bins have samples
+    outside as well.
     """
 
-    low: NDArray
-    high: NDArray
-    low_weight: NDArray
-    high_weight: NDArray
+    cells: NDArray
+    weights: NDArray
     inside: NDArray
     outside: NDArray
 
@@ -335,46 +383,57 @@ def _axis_samples(
     low = np.minimum(at.astype(np.int64), last)
     at = np.where(low == last, np.asarray(last, dtype), at)
     high_weight = at - low.astype(dtype)
-    return _AxisSamples(low, np.minimum(low + 1, last), 1 - high_weight, high_weight, inside, visits < grid[:, None])
+    cells = np.stack((low, np.minimum(low + 1, last)), axis=-1)
+    return _AxisSamples(cells, np.stack((1 - high_weight, high_weight), axis=-1), inside, visits < grid[:, None])
+
+
+def _some_rows(samples: _AxisSamples, rows: slice) -> _AxisSamples:
+    """Return the samples of some rows, as many along a bin as these have."""
+    most = max(int(samples.inside[rows].any((0, 1)).sum()), 1)
+    cells, weights, inside = (array[rows, :, :most] for array in samples[:3])
+    return _AxisSamples(cells, weights, inside, samples.outside[rows])
 
 
 def _axis_terms(samples: _AxisSamples) -> AxisTerms:
-    """Return the two cells that each sample lies between, side by side."""
-
-    def side_by_side(low: NDArray, high: NDArray) -> NDArray:
-        return np.stack((low, high), axis=-1).reshape(*low.shape[:2], -1)
-
-    return AxisTerms(
-        side_by_side(samples.low, samples.high).astype(np.int32),
-        side_by_side(samples.low_weight, samples.high_weight),
-        side_by_side(samples.inside, samples.inside),
-    )
+    """Return the cells of each sample side by side."""
+    shape = (*samples.outside.shape, -1)
+    cells, weights = samples.cells.astype(np.int32).reshape(shape), samples.weights.reshape(shape)
+    return AxisTerms(cells, weights, np.repeat(samples.inside, 2, axis=2))
 
 
 def _weights(samples: _AxisSamples, length: int) -> NDArray:
     """Add up the weights of the samples of each bin on each cell of an axis: (R, pooled, length) in float32."""
-    cells = np.arange(length)
-    weights = np.zeros((*samples.low.shape[:2], length), np.float32)
-    for i in range(samples.low.shape[2]):
-        for cell, weight in ((samples.low, samples.low_weight), (samples.high, samples.high_weight)):
-            inside = samples.inside[:, :, i, None] & (cell[:, :, i, None] == cells)
-            weights += np.where(inside, weight[:, :, i, None], 0)
+    terms = _axis_terms(samples)
+    weights = np.zeros((*samples.outside.shape, length), np.float32)
+    for i in range(terms.cells.shape[2]):
+        here = terms.exist[:, :, i, None] & (terms.cells[:, :, i, None] == np.arange(length))
+        weights += np.where(here, terms.weights[:, :, i, None], 0)
     return weights
 
 
-def _sample(table: Array, width: int, x: _AxisSamples, y: _AxisSamples, j: int, i: int, ops: ArrayOps) -> Array:
-    """Interpolate the j-th sample along x and i-th along y of every bin: (C, R * pooled_height * pooled_width)."""
+def _samples(
+    y: _AxisSamples, x: _AxisSamples, width: int, ops: ArrayOps
+) -> Iterator[tuple[Array, Array, Array | None]]:
+    """Yield the samples of R boxes in order, the first of every bin, then the second.
 
-    def corner(y_weight: NDArray, y_cell: NDArray, x_weight: NDArray, x_cell: NDArray) -> Array:
-        weight = y_weight[:, :, None, i] * x_weight[:, None, :, j]
-        cell = y_cell[:, :, None, i] * width + x_cell[:, None, :, j]
-        return ops.lift(weight.ravel()) * ops.take(table, ops.lift(cell.ravel()))
+    Yields:
+        ``(cells, weights, exist)``: (4, bins) cells of an image, upper left, upper right and the lower ones; (4, bins,
+        1) weights; and (bins, 1), False for those bins that have no such sample. None if all have it.
+    """
+    bins = y.outside.size * x.outside.shape[1]
+    step = max(1, BLOCK_VALUES // (bins * x.inside.shape[2]))
+    for first in range(0, y.inside.shape[2], step):
+        some = slice(first, first + step)
 
-    value = (
-        corner(y.low_weight, y.low, x.low_weight, x.low)
-        + corner(y.low_weight, y.low, x.high_weight, x.high)
-        + corner(y.high_weight, y.high, x.low_weight, x.low)
-        + corner(y.high_weight, y.high, x.high_weight, x.high)
-    )
-    inside = (y.inside[:, :, None, i] & x.inside[:, None, :, j]).ravel()
-    return value if inside.all() else ops.where(ops.lift(inside), value, 0)
+        def of_corners(combine: np.ufunc, along_y: NDArray, along_x: NDArray) -> NDArray:
+            # (samples along y, 2, R, pooled_height) and (samples along x, 2, R, pooled_width)
+            along_y, along_x = along_y.transpose(2, 3, 0, 1), along_x.transpose(2, 3, 0, 1)
+            both: NDArray = combine(along_y[:, None, :, None, :, :, None], along_x[:, None, :, :, None])
+            return both.reshape(-1, 4, bins)
+
+        exist_y, exist_x = y.inside[:, :, some].transpose(2, 0, 1), x.inside.transpose(2, 0, 1)
+        exist = (exist_y[:, None, :, :, None] & exist_x[:, :, None]).reshape(-1, bins, 1)
+        cells = of_corners(np.add, y.cells[:, :, some] * width, x.cells)
+        weights = of_corners(np.multiply, y.weights[:, :, some], x.weights)
+        for i, all_exist in enumerate(exist.all((1, 2)).tolist()):
+            yield ops.lift(cells[i]), ops.lift(weights[i, :, :, None]), None if all_exist else ops.lift(exist[i])

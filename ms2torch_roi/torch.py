@@ -221,9 +221,8 @@ def _pool_in_one_call(
     rois = rois.detach()
 
     def call(features: torch.Tensor, mode: int) -> torch.Tensor:
-        boxes = _boxes.torchvision_call_of_all(_xp, rois, features.shape[0], scale, mode)
-        # torchvision itself refuses the index -1 on a CPU only.
-        torch._assert_async((boxes[:, 0] >= 0).all(), "ROIAlign: rois with an image index out of range")
+        boxes, have_image = _boxes.torchvision_call_of_all(_xp, rois, features.shape[0], scale, mode)
+        torch._assert_async(have_image, "ROIAlign: rois with an image index out of range")
         output: torch.Tensor = roi_align(features, boxes, pooled, 1.0, samples, mode == 1)
         return output
 
@@ -260,7 +259,7 @@ def _pool_by_values(
     if features.device.type != "cpu" and not arguments.exact:
         arguments = arguments._replace(exact=True)
     pixels = rois.detach().cpu().resolve_neg().numpy()
-    in_range = _boxes.mindspore_has_image(np, pixels[:, 0], features.shape[0])
+    in_range = _boxes.mindspore_has_image(pixels[:, 0], features.shape[0])
     params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = backward_feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, arguments.mode)

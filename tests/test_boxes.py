@@ -16,8 +16,17 @@ def test_mode_1_counts_the_last_pixel_in():
 
 def test_mode_0_ends_at_x2_and_enlarges_to_one_cell():
     rois = np.array([[0, 4, 6, 11, 7]], np.float32)
-    assert boxes.mindspore_boxes(np, rois, 0.5, 0)[0].tolist() == [[0, 2, 3, 5.5, 3]]
+    assert boxes.mindspore_boxes(np, rois, 0.5, 0)[0].tolist() == [[0, 2, 3, 5.5, 3.5]]
     assert boxes.mindspore_boxes(np, rois, 0.5, 0)[1].tolist() == [[3.5, 1]]
+
+
+@pytest.mark.parametrize("end", [-5, -np.inf, np.nan])
+def test_mode_0_enlarges_a_box_without_an_end_behind_its_start_to_one_cell(end):
+    rois = np.array([[0, 4, 6, end, 7]], np.float32)
+    feature_boxes = boxes.mindspore_boxes(np, rois, 0.5, 0)
+    assert feature_boxes[0].tolist() == [[0, 2, 3, 2, 3.5]]
+    assert feature_boxes[1].tolist() == [[1, 1]]
+    assert boxes.is_finite(np, *feature_boxes).all()
 
 
 def test_torchvision_moves_aligned_boxes_by_half_a_cell_and_enlarges_the_others():

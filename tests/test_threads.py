@@ -84,6 +84,21 @@ def test_adaptive_grids_and_single_samples(sample_num):
     assert_same_bits(op(FEATURES, rois).numpy(), expected.numpy())
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_adaptive_grids_of_some_channels_at_a_time(monkeypatch, memory_format):
+    features, op = FEATURES.contiguous(memory_format=memory_format), ROIAlign(3, 2, 0.25, 0, 0)
+    expected = torch.cat([op(FEATURES, part) for part in ROIS[:60].split(1)])  # each reads fewer cells than there are
+    takes = []
+    index_select = torch.index_select
+    monkeypatch.setattr(
+        torch, "index_select", lambda table, *rest, **out: takes.append(table) or index_select(table, *rest, **out)
+    )
+    monkeypatch.setattr(sampling, "TABLE_VALUES", 33 * 40 * 50)
+    assert_same_bits(op(features, ROIS[:60]).numpy(), expected.numpy())
+    assert {table.shape[1] for table in takes} == {33, 4}
+    assert all(table.is_contiguous() for table in takes)
+
+
 @pytest.mark.parametrize(
     "pooled", [(1, 1), (200, 200), (2, 90)], ids=["one bin", "a block is less than a row", "oblong"]
 )

@@ -100,7 +100,7 @@ def of_mindspore(box: Box, roi_end_mode: int) -> Placement:
     grid = _boxes.mindspore_grid(used_size, *pooled, sample_num)
     count = _boxes.mindspore_count(grid, rois.dtype)
     problem = None
-    if not _boxes.mindspore_has_image(np, rois[:, 0], params.INT32_MAX).all():
+    if not _boxes.mindspore_has_image(rois[:, 0], params.INT32_MAX).all():
         problem = "index refused"
     elif _boxes.mindspore_unwritten(np, rois).any():
         problem = "never written"

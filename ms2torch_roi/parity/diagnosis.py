@@ -261,7 +261,7 @@ def _try(case: Case, rows: NDArray, channel: slice) -> _Trial:
         pools = np.zeros((len(first), 1, *case.pooled), case.features.dtype)
         samples = (boxes[first], size[first], grid[first], count[first])
         rule = candidates[numbers[0]].rule
-        for part, pool in rule.pool(case, case.features[:, channel], samples, np.arange(len(first))):
+        for part, _, pool in rule.pool(case, case.features[:, channel], samples, np.arange(len(first))):
             pools[part] = pool
         values[numbers] = pools[again].reshape(len(numbers), *values.shape[1:])
     return _Trial(candidates, rows, channel, values)
@@ -278,12 +278,11 @@ def _matching(
     stop: bool = False,
 ) -> NDArray:
     """Return (K,) bool: those of the ``rows`` (K,) whose values are those of a rule; after one that is not, stop."""
-    matching = np.zeros(len(rows), bool)
-    samples = _, _, grid, _ = rule.samples(case, np.arange(len(rows)))
-    numbers = np.flatnonzero(rows)
-    quick_first = numbers[np.argsort(grid[numbers].max(1), kind="stable")]
-    for part, pool in rule.pool(case, case.features[:, channels], samples, quick_first):
-        matching[part] = _close(pool, values[part, channels], bound).all((1, 2, 3))
+    matching = rows.copy()
+    features, values = case.features[:, channels], values[:, channels]
+    samples = rule.samples(case, np.arange(len(rows)))
+    for part, some_channels, pool in rule.pool(case, features, samples, np.flatnonzero(rows)):
+        matching[part] &= _close(pool, values[part, some_channels], bound).all((1, 2, 3))
         if stop and not matching[part].all():
             break
     return matching

@@ -80,7 +80,7 @@ class Rule:
         samples = b"".join(array.tobytes() for array in (boxes[:, :3], *rest))
         return samples + repr(self.pooling).encode()
 
-    def pool(self, case: Case, features: NDArray, samples: Samples, rows: NDArray) -> Iterator[tuple[NDArray, NDArray]]:
+    def pool(self, case: Case, features: NDArray, samples: Samples, rows: NDArray) -> Iterator[sampling.Part]:
         """Pool some of the ``samples``, and yield rows of them and their values, in the dtype of the features."""
         boxes, size, grid, count = samples
         blocks = sampling.pool(
@@ -94,8 +94,8 @@ class Rule:
             sampling.NUMPY,
             outside_adds_0=self.outside == "torchvision",
         )
-        for part, values in blocks:
-            yield part, values.astype(features.dtype, copy=False)
+        for part, channels, values in blocks:
+            yield part, channels, values.astype(features.dtype, copy=False)
 
     def gradient(self, case: Case, output_gradient: NDArray) -> NDArray:
         """Return the gradient for the features, given that for the output."""

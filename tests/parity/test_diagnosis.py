@@ -294,8 +294,8 @@ def with_rule(case, **changes):
     output = np.zeros(case.output_shape, case.features.dtype)
     rows = np.arange(len(case.rois))
     with np.errstate(all="ignore"):
-        for part, values in rule.pool(case, case.features, rule.samples(case, rows), rows):
-            output[part] = values
+        for part, channels, values in rule.pool(case, case.features, rule.samples(case, rows), rows):
+            output[part, channels] = values
     output[case.undefined] = 0
     return output
 
