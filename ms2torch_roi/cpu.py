@@ -125,21 +125,25 @@ def pool_fast(
     """Pool as ``pool``, but sum in another order: each bin is a weighted bag of the cells in a table of all images.
 
     Channels are the columns of the table, so that a cell is one piece of memory. It is a copy of the features unless
-    they are channels_last.
+    they are channels_last; then so is the output.
     """
     features = features.detach()
     channels = features.shape[1]
     table = features.permute(0, 2, 3, 1)
+    shape, order = (len(zero), channels, *pooled), (0, 1, 2, 3)
+    if table.is_contiguous() and not features.is_contiguous():
+        shape, order = (len(zero), *pooled, channels), (0, 3, 1, 2)
+    output = _empty(shape, features).permute(order)
     if not table.is_contiguous():
         table = _empty(table.shape, features).copy_(table)
     table = table.view(-1, channels)
-    output = _empty((len(zero), channels, *pooled), features)
     rows_at_once = VALUES_AT_ONCE // (channels * pooled[0] * pooled[1])
     for bags in _bags(features.shape, feature_boxes, zero, pooled, sample_num, rows_at_once):
         starts = bags.lengths.cumsum(0, dtype=torch.int32) - bags.lengths
         values = embedding_bag(bags.cells, table, starts, mode="sum", per_sample_weights=bags.weights)
-        values = values.view(len(bags.counts), -1, pooled[1], channels) / bags.counts[:, None, None, None]
-        output[bags.rows, :, bags.bin_rows] = values.permute(0, 3, 1, 2)
+        values = values.view(len(bags.counts), -1, pooled[1], channels)
+        part = output[bags.rows, :, bags.bin_rows].permute(0, 2, 3, 1)
+        torch.div(values, bags.counts[:, None, None, None], out=part)
     return output
 
 

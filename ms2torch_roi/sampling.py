@@ -293,12 +293,12 @@ def pool(
 def _add_samples(total: Array, table: Array, y: _AxisSamples, x: _AxisSamples, width: int, ops: ArrayOps) -> None:
     """Add the samples of all bins of R boxes to a (bins, C) ``total``, in order; the table has (H*W, C) values."""
     corner = None
-    for cells, weights, exist in _samples(y, x, width, ops):
-        value = ops.take(table, cells[0], None)
-        value *= weights[0]
-        for i in (1, 2, 3):
-            corner = ops.take(table, cells[i], corner)
-            corner *= weights[i]
+    for (first, *others), exist in _samples(y, x, width, ops):
+        value = ops.take(table, first[0], None)
+        value *= first[1]
+        for cells, weights in others:
+            corner = ops.take(table, cells, corner)
+            corner *= weights
             value += corner
         total += value if exist is None else ops.where(exist, value, 0)
 
@@ -413,12 +413,12 @@ def _weights(samples: _AxisSamples, length: int) -> NDArray:
 
 def _samples(
     y: _AxisSamples, x: _AxisSamples, width: int, ops: ArrayOps
-) -> Iterator[tuple[Array, Array, Array | None]]:
+) -> Iterator[tuple[list[tuple[Array, Array]], Array | None]]:
     """Yield the samples of R boxes in order, the first of every bin, then the second.
 
     Yields:
-        ``(cells, weights, exist)``: (4, bins) cells of an image, upper left, upper right and the lower ones; (4, bins,
-        1) weights; and (bins, 1), False for those bins that have no such sample. None if all have it.
+        ``(corners, exist)``: (bins,) cells of an image with their (bins, 1) weights, upper left, upper right and the
+        lower ones; and (bins, 1), False for those bins that have no such sample. None if all have it.
     """
     bins = y.outside.size * x.outside.shape[1]
     step = max(1, BLOCK_VALUES // (bins * x.inside.shape[2]))
@@ -429,11 +429,12 @@ def _samples(
             # (samples along y, 2, R, pooled_height) and (samples along x, 2, R, pooled_width)
             along_y, along_x = along_y.transpose(2, 3, 0, 1), along_x.transpose(2, 3, 0, 1)
             both: NDArray = combine(along_y[:, None, :, None, :, :, None], along_x[:, None, :, :, None])
-            return both.reshape(-1, 4, bins)
+            return both.reshape(-1, bins)
 
         exist_y, exist_x = y.inside[:, :, some].transpose(2, 0, 1), x.inside.transpose(2, 0, 1)
         exist = (exist_y[:, None, :, :, None] & exist_x[:, :, None]).reshape(-1, bins, 1)
         cells = of_corners(np.add, y.cells[:, :, some] * width, x.cells)
         weights = of_corners(np.multiply, y.weights[:, :, some], x.weights)
+        corners = list(zip(ops.lift(cells), ops.lift(weights[:, :, None]), strict=True))
         for i, all_exist in enumerate(exist.all((1, 2)).tolist()):
-            yield ops.lift(cells[i]), ops.lift(weights[i, :, :, None]), None if all_exist else ops.lift(exist[i])
+            yield corners[4 * i : 4 * i + 4], None if all_exist else ops.lift(exist[i])

@@ -49,7 +49,8 @@ class ROIAlign(torch.nn.Module):
             diverge from the second, this is why: 1 trains as MindSpore does.
         exact: False to give up the bits for speed on a CPU, where the same samples are then summed in another order. A
             value differs by at most 1e-5 of the largest feature (float16: ``2**-8``), and a gradient by 1e-5 of the
-            largest one (float16, in which the exact one adds up rounding errors: 5 %).
+            largest one (float16, in which the exact one adds up rounding errors: 5 %). The output is channels_last if
+            the features are.
 
     Shape:
         ``features`` (N, C, H, W) and ``rois`` (K, 5), rows of ``(index, x1, y1, x2, y2)`` with the coordinates in

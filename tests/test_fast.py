@@ -97,17 +97,23 @@ def _arguments():
     return {"pooled_height": 3, "pooled_width": 4, "spatial_scale": 0.25, "sample_num": 2, "roi_end_mode": 1}
 
 
-def test_features_that_are_channels_last_are_not_copied(monkeypatch):
+def test_features_that_are_channels_last_are_not_copied_and_nor_is_the_output(monkeypatch):
     made = []
     empty = cpu._empty
     monkeypatch.setattr(cpu, "_empty", lambda shape, like: (made.append(tuple(shape)), empty(shape, like))[1])
     op = ROIAlign(3, 4, 0.25, exact=False)
     output = op(FEATURES, ROIS)
-    assert made == [(2, 11, 14, 3), (4, 3, 3, 4)]
+    assert made == [(4, 3, 3, 4), (2, 11, 14, 3)]
+    assert output.is_contiguous()
     channels_last = op(FEATURES.contiguous(memory_format=torch.channels_last), ROIS)
-    assert made[2:] == [(4, 3, 3, 4)]
+    assert made[2:] == [(4, 3, 4, 3)]
     assert_same_bits(channels_last.numpy(), output.numpy())
-    assert channels_last.is_contiguous()
+    assert channels_last.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 11, 14), (2, 3, 1, 1)], ids=["one channel", "one cell"])
+def test_contiguous_features_that_could_be_channels_last_too_are_contiguous(shape):
+    assert ROIAlign(3, 4, 0.25, exact=False)(torch.ones(shape), ROIS).is_contiguous()
 
 
 @pytest.mark.parametrize("mode", [0, 1])
