@@ -1,5 +1,16 @@
 import hypothesis
+import pytest
+
+from ms2torch_roi.parity import operators
 
 # The frameworks are slow to start and the machines noisy: no deadline for a single example.
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("default")
+
+# Where its asserts fail, the values are shown, as in a test.
+pytest.register_assert_rewrite("recordings")
+
+
+@pytest.fixture(scope="module")
+def ms():
+    return operators.import_mindspore()
