@@ -14,3 +14,17 @@ pytest.register_assert_rewrite("recordings")
 @pytest.fixture(scope="module")
 def ms():
     return operators.import_mindspore()
+
+
+@pytest.fixture(scope="module")
+def ours(ms):
+    from ms2torch_roi import mindspore
+
+    return mindspore
+
+
+@pytest.fixture
+def graph_mode(ms):
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=ms.PYNATIVE_MODE)
