@@ -1,0 +1,71 @@
+"""What `ms2torch-roi replay` cannot do is said in one line, before it runs if possible, and is no difference."""
+
+from pathlib import Path
+
+import pytest
+
+from ms2torch_roi.parity import campaign
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["replay"], "give files or folders of recorded calls, or --golden"),
+        (["replay", "--golden", "calls"], "give files or folders of recorded calls, or --golden"),
+        (["replay", "nowhere"], "No such file or directory: 'nowhere'"),
+        (["replay", "empty"], "no recorded calls (.npz files) in empty"),
+        (["replay", "empty", "--shard", "3/2"], "argument --shard: '3/2' is not I/N with I from 1 to N"),
+        (["replay", "empty", "--shard", "0/2"], "argument --shard: '0/2' is not I/N with I from 1 to N"),
+        (["replay", "empty", "--atol", "-1"], "argument --atol: '-1' is not a number of 0 or more"),
+        (["replay", "empty", "--rtol", "nan"], "argument --rtol: 'nan' is not a number of 0 or more"),
+        (["replay", "empty", "--workers", "0"], "argument --workers: '0' is not a whole number of 1 or more"),
+        (["merge", "nowhere.json"], "No such file or directory: 'nowhere.json'"),
+    ],
+)
+def test_what_cannot_run_says_why_in_one_line(run_command, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    result = run_command(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert message in result.stderr
+
+
+def test_a_report_that_cannot_be_written_is_found_before_the_run(run_command, folder, tmp_path):
+    for name in ("json", "junit", "html"):
+        result = run_command("replay", folder, f"--{name}", tmp_path / "nowhere" / "file")
+        assert result.returncode == 2
+        assert result.stdout == ""
+        assert f"cannot run: --{name}: [Errno 2] No such file or directory" in result.stderr
+
+
+def test_reports_replace_neither_what_is_read_nor_each_other(run_command, folder, tmp_path):
+    call, whole = folder / "0.npz", (folder / "0.npz").read_bytes()
+    result = run_command("replay", call, "--json", call)
+    assert result.returncode == 2
+    assert f"--json: {call} is read" in result.stderr
+    assert call.read_bytes() == whole
+    same = tmp_path / "same"
+    result = run_command("replay", call, "--json", same, "--html", same)
+    assert result.returncode == 2
+    assert f"--html: {same} is what --json writes" in result.stderr
+    # Nor is an empty one left by a command that cannot run.
+    assert run_command("merge", tmp_path / "nowhere", "--json", same).returncode == 2
+    assert not same.exists()
+
+
+def test_a_report_on_a_full_disk_is_no_difference(run_command, folder):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no device that is full")
+    result = run_command("replay", folder, "--html", full)
+    assert result.returncode == 2
+    assert "cannot run: --html: [Errno 28] No space left on device" in result.stderr
+
+
+def test_a_fault_of_the_command_itself_is_no_difference(run_command, folder, monkeypatch):
+    monkeypatch.setattr(campaign.Replay, "verdicts", lambda self, number: 1 / 0)
+    result = run_command("replay", folder)
+    assert result.returncode == 2
+    assert "ZeroDivisionError" in result.stderr

@@ -1,0 +1,173 @@
+"""`ms2torch-roi check` and `replay` on several processes and in shards; a random case that fails is shrunk."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from recorded_calls import falsify
+
+from ms2torch_roi import ROIAlign
+
+
+def run_process(*arguments, env=None):
+    command = [sys.executable, "-m", "ms2torch_roi", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
+
+
+def without_time(file):
+    facts = json.loads(file.read_text())
+    assert facts.pop("seconds") > 0
+    return facts
+
+
+def without_the_last_pixel(forward, smallest=0):
+    """Break ROIAlign.forward of mode 1, for that many boxes and more."""
+    import torch
+
+    def broken(self, features, rois):
+        if self.roi_end_mode and len(rois) >= smallest:
+            rois = torch.cat((rois[:, :3], rois[:, 3:] - 1), 1)
+        return forward(self, features, rois)
+
+    return broken
+
+
+# For the processes of --workers: Python runs a file of this name before everything else.
+def sitecustomize(folder, code):
+    (folder / "sitecustomize.py").write_text(code)
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+BROKEN = f"""
+from ms2torch_roi import ROIAlign
+{inspect.getsource(without_the_last_pixel)}
+ROIAlign.forward = without_the_last_pixel(ROIAlign.forward)
+"""
+CHECK = ("check", "--without-mindspore", "--cases", "12", "--seed", "2")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_workers_shards_and_merge_give_the_results_of_one_process(run_command, tmp_path, monkeypatch, broken):
+    if broken:
+        monkeypatch.setattr(ROIAlign, "forward", without_the_last_pixel(ROIAlign.forward))
+    one = run_command(*CHECK, "--json", tmp_path / "one.json")
+    assert one.returncode == broken
+    environment = sitecustomize(tmp_path, BROKEN if broken else "")
+    two = run_process(*CHECK, "--workers", "2", "--json", tmp_path / "two.json", env=environment)
+    assert two.returncode == broken, two.stderr
+    assert without_time(tmp_path / "two.json") == without_time(tmp_path / "one.json")
+
+    shards = [tmp_path / f"{part}.json" for part in (3, 1, 2)]
+    for shard in shards:
+        result = run_command(*CHECK, "--shard", f"{shard.stem}/3", "--json", shard)
+        assert f", shard {shard.stem}/3 of " in result.stdout.splitlines()[-1]
+    reports = [f"--{name}={tmp_path / 'merged'}.{name}" for name in ("json", "junit", "html")]
+    merged = run_command("merge", *shards, *reports)
+    assert merged.returncode == broken
+    assert without_time(tmp_path / "merged.json") == without_time(tmp_path / "one.json")
+    assert 'tests="' in (tmp_path / "merged.junit").read_text()
+    assert "<html" in (tmp_path / "merged.html").read_text()
+    # What is printed is the same too, but for the documented example before the tables, and the time.
+    tables = merged.stdout[merged.stdout.index("to-torch ") :]
+    assert tables.splitlines()[:-1] == one.stdout[one.stdout.index("to-torch  ") :].splitlines()[:-1]
+
+
+def test_shards_that_do_not_add_up_are_refused(run_command, tmp_path):
+    for part in (1, 2):
+        run_command(*CHECK[:-2], "--shard", f"{part}/2", "--json", tmp_path / f"{part}.json")
+    run_command(*CHECK, "--shard", "2/2", "--json", tmp_path / "other.json")
+    first, second = tmp_path / "1.json", tmp_path / "2.json"
+    for files, message in (
+        ([first], "expected each of the shards 1/2, 2/2 once, got 1/2"),
+        ([first, first], "expected each of the shards 1/2, 2/2 once, got 1/2, 1/2"),
+        ([first, tmp_path / "other.json"], "the shards are not of one campaign: settings is "),
+        ([first, second, second], "expected each of the shards 1/2, 2/2 once, got 1/2, 2/2, 2/2"),
+    ):
+        result = run_command("merge", *files)
+        assert result.returncode == 2
+        assert message in result.stderr
+    facts = json.loads(second.read_text())
+    del facts["cases"][3]
+    second.write_text(json.dumps(facts))
+    assert "the shards do not hold all of the" in run_command("merge", first, second).stderr
+    for damage in ({"values": "x"}, {"first": None}, {"heat_map": 3}):
+        second.write_text(json.dumps({**facts, "cases": [{**facts["cases"][0], **damage}]}))
+        assert "2.json: not a report of ms2torch-roi" in run_command("merge", first, second).stderr
+    second.write_text(json.dumps({**facts, "seconds": float("nan")}))
+    assert "NaN is no JSON" in run_command("merge", first, second).stderr
+    second.write_text("[" * 200_000)
+    assert "2.json: not a report of ms2torch-roi" in run_command("merge", first, second).stderr
+    run_command(*CHECK[:-2], "--json", second)
+    assert "a report is of a whole run, not of a shard" in run_command("merge", second).stderr
+    second.write_text("[]")
+    assert "2.json: not a report of ms2torch-roi" in run_command("merge", first, second).stderr
+
+
+def test_replays_are_sharded_too(run_command, folder, tmp_path):
+    falsify(folder / "3.npz")
+    shards = [tmp_path / f"{part}.json" for part in (1, 2)]
+    statuses = [run_command("replay", folder, "--shard", f"{s.stem}/2", "--json", s).returncode for s in shards]
+    assert statuses == [0, 1]
+    assert run_command("merge", *shards, "--json", tmp_path / "merged.json").returncode == 1
+    run_command("replay", folder, "--workers", "2", "--json", tmp_path / "one.json")
+    assert without_time(tmp_path / "merged.json") == without_time(tmp_path / "one.json")
+
+
+def test_a_worker_that_dies_is_said(folder, tmp_path):
+    dying = "import os\nimport ms2torch_roi.parity.calls as calls\ncalls.read = lambda path: os._exit(11)\n"
+    result = run_process("replay", folder, "--workers", "2", env=sitecustomize(tmp_path, dying))
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith("a worker process died; --workers 1 may tell at which case")
+
+
+def test_a_failing_random_case_is_shrunk_before_it_is_shown(run_command, facts_of, monkeypatch, capsys):
+    # The listed cases do not have 15 boxes.
+    broken, forward = without_the_last_pixel(ROIAlign.forward, smallest=15), ROIAlign.forward
+    monkeypatch.setattr(ROIAlign, "forward", broken)
+    result, facts = facts_of(*CHECK)
+    assert result.returncode == 1
+    failed = [case for case in facts["cases"] if not case["passed"]]
+    assert {case["category"].partition(":")[0] for case in failed} == {"random"}
+    for case, small in zip(failed[:5], facts["shrunk"], strict=True):
+        assert (small["number"], small["category"]) == (case["number"], case["category"])
+        assert small["case"] == f"{case['case']}, shrunk"
+        assert len(small["reproduction"]) > len(case["reproduction"])  # it has every number in it
+        assert f"FAILED {small['case']}" in result.stdout
+        assert f"FAILED {case['case']} " not in result.stdout
+        # What is printed fails again, and not with the port as it is.
+        assert small["reproduction"] in result.stdout
+        for port, differing in ((broken, small["differing"]), (forward, 0)):
+            monkeypatch.setattr(ROIAlign, "forward", port)
+            exec(small["reproduction"], {})
+            printed = capsys.readouterr().out
+            assert f"differing={differing}," in printed
+            assert ("problem=''" in printed) == (port is forward or not small["problem"])
+
+
+def test_an_interrupt_ends_all_processes_at_once():
+    command = [
+        sys.executable,
+        "-m",
+        "ms2torch_roi",
+        "check",
+        "--without-mindspore",
+        "--cases",
+        "20000",
+        "--workers",
+        "2",
+    ]
+    # A shell that runs pytest in the background makes its children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout.readline().startswith("The NumPy reference")
+        assert "cases, 0 comparisons failed" in process.stdout.readline()  # all are at work
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+        _, stderr = process.communicate(timeout=60)
+    assert stderr == "ms2torch-roi check: interrupted\n"
+    assert process.returncode == 2
