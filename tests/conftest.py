@@ -10,6 +10,9 @@ hypothesis.settings.load_profile("default")
 # Where its asserts fail, the values are shown, as in a test.
 pytest.register_assert_rewrite("recordings")
 
+# They hold no doctests, and pytest skips the second module of a name that it is to find some in.
+collect_ignore_glob = ["*/conftest.py"]
+
 
 @pytest.fixture(scope="module")
 def ms():
