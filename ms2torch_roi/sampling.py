@@ -141,7 +141,7 @@ def gradient_of_pool(
     rows_at_once = BLOCK_VALUES // math.prod(gradient.shape[1:])
     blocks = (
         (image, *block)
-        for image, rows_of_image in _rows_of_images(feature_boxes[0], rows)
+        for image, rows_of_image in _rows_of_images(feature_boxes[0], rows, shape[0])
         for block in _blocks(shape[2:], feature_boxes, rows_of_image, pooled, grid, border, rows_at_once)
     )
     for image, part, y, x in blocks:
@@ -265,9 +265,9 @@ def pool(
 
     ``outside_adds_0``: a sample outside the image adds 0 times the first pixel, which is NaN if that is not finite.
     """
-    _, channels, height, width = features.shape
+    images, channels, height, width = features.shape
     bins = pooled[0] * pooled[1]
-    for image, rows_of_image in _rows_of_images(feature_boxes[0], rows):
+    for image, rows_of_image in _rows_of_images(feature_boxes[0], rows, images):
         # The channels of a cell lie side by side if more cells are read than there are.
         side_by_side = 4 * bins * int(grid[rows_of_image].prod(1).sum()) > height * width
         step = max(TABLE_CHANNELS, TABLE_VALUES // (height * width)) if side_by_side else channels
@@ -303,11 +303,12 @@ def _add_samples(total: Array, table: Array, y: _AxisSamples, x: _AxisSamples, w
         total += value if exist is None else ops.where(exist, value, 0)
 
 
-def _rows_of_images(boxes: NDArray, rows: NDArray) -> Iterator[tuple[int, NDArray]]:
+def _rows_of_images(boxes: NDArray, rows: NDArray, images: int) -> Iterator[tuple[int, NDArray]]:
     """Yield ``(image, those of the rows whose box is in it)`` for each image that has any."""
-    images = boxes[rows, 0]
-    for image in np.unique(images):
-        yield int(image), rows[images == image]
+    for image in range(images):
+        rows_of_image = rows[boxes[rows, 0] == image]
+        if rows_of_image.size:
+            yield image, rows_of_image
 
 
 def _blocks(
