@@ -46,6 +46,9 @@ BAND = 32
 # Values that torch's own operators get at a time: enough for all threads, and little enough for the last cache.
 VALUES_AT_ONCE = 2**20
 
+# Channels whose gradient is added up at a time: enough to make little of the cost of a term, and of the memory.
+CHANNELS_AT_ONCE = 128
+
 
 def pool(
     features: torch.Tensor, feature_boxes: FeatureBoxes, zero: NDArray, pooled: Pooled, sample_num: int
@@ -159,37 +162,38 @@ def gradient(
 ) -> torch.Tensor:
     """Return the gradient for the features of this shape, added up in the order of MindSpore's kernel if ``exact``.
 
-    Terms are sorted by cell, and some cells at a time get all of theirs.
+    Terms are sorted by cell, and some channels of some cells at a time get all of theirs.
     """
     images, channels, height, width = shape
     if not len(zero):
         return of_output.new_zeros(shape)
-    of_bins = _empty((len(zero), *pooled, channels), of_output)
-    rows_at_once = max(1, VALUES_AT_ONCE // (channels * pooled[0] * pooled[1]))
-    for first in range(0, len(zero), rows_at_once):
-        of_bins[first : first + rows_at_once] = of_output[first : first + rows_at_once].permute(0, 2, 3, 1)
     area = height * width
     of_features = _empty((images, channels, area), of_output)
-    cells_at_once = max(1, VALUES_AT_ONCE // channels)
+    step = min(channels, CHANNELS_AT_ONCE)
+    cells_at_once = max(1, VALUES_AT_ONCE // step)
     parts = [(image, cell) for image in range(images) for cell in range(0, area, cells_at_once)]
     first_cells = [image * area + cell for image, cell in parts]
     started = False
     for bags in _bags(shape, feature_boxes, zero, pooled, sample_num, len(zero)):
-        of_these_bins = of_bins[bags.rows, bags.bin_rows].view(-1, channels)
         cells, order = bags.cells.sort(stable=True)
         bins, weights = torch.repeat_interleave(bags.lengths)[order], bags.weights[order]
         counts = bags.counts.repeat_interleave(len(bags.lengths) // len(bags.counts))[bins]
         starts = torch.searchsorted(cells, torch.tensor(first_cells, dtype=torch.int32)).tolist()
-        for (image, cell), first_cell, start, end in zip(
-            parts, first_cells, starts, [*starts[1:], len(cells)], strict=True
-        ):
-            part, some = of_features[image, :, cell : cell + cells_at_once], slice(start, end)
-            if started and start == end:
-                continue
-            of_cells = part.t().contiguous() if started else of_output.new_zeros(part.shape[::-1])
-            terms = cells[some] - first_cell, bins[some], weights[some], counts[some]
-            _add(of_cells, of_these_bins, *terms, exact=exact)
-            part.copy_(of_cells.t())
+        memory = _empty((len(bags.lengths) * step,), of_output)
+        for channel in range(0, channels, step):
+            some = slice(channel, channel + step)
+            of_some = of_output[bags.rows, some, bags.bin_rows].permute(0, 2, 3, 1)
+            of_bins = memory[: of_some.numel()].view(of_some.shape).copy_(of_some).view(-1, of_some.shape[3])
+            for (image, cell), first_cell, start, end in zip(
+                parts, first_cells, starts, [*starts[1:], len(cells)], strict=True
+            ):
+                if started and start == end:
+                    continue
+                part = of_features[image, some, cell : cell + cells_at_once]
+                of_cells = part.t().contiguous() if started else of_output.new_zeros(part.shape[::-1])
+                terms = cells[start:end] - first_cell, bins[start:end], weights[start:end], counts[start:end]
+                _add(of_cells, of_bins, *terms, exact=exact)
+                part.copy_(of_cells.t())
         started = True
     return of_features.view(shape)
 

@@ -75,6 +75,7 @@ def test_random_cases(seed):
 def test_a_large_call_in_several_blocks(monkeypatch):
     monkeypatch.setattr(cpu, "VALUES_AT_ONCE", 2**12)
     monkeypatch.setattr(cpu.sampling, "TERMS", 2**9)
+    monkeypatch.setattr(cpu, "CHANNELS_AT_ONCE", 12)
     features = torch.randn(2, 40, 30, 50, generator=torch.Generator().manual_seed(0))
     corners = torch.rand(90, 2, generator=torch.Generator().manual_seed(1)) * 100
     rois = torch.cat((torch.arange(90)[:, None] % 2, corners, corners + corners.flip(0)), 1)
@@ -89,6 +90,7 @@ def test_the_exact_gradient_has_its_bits_in_several_blocks(monkeypatch):
     expected, _ = both(features, rois, _arguments())
     monkeypatch.setattr(cpu, "VALUES_AT_ONCE", 2**12)
     monkeypatch.setattr(cpu.sampling, "TERMS", 2**9)
+    monkeypatch.setattr(cpu, "CHANNELS_AT_ONCE", 12)
     actual, _ = both(features, rois, _arguments())
     assert_same_bits(actual[1].numpy(), expected[1].numpy())
 
