@@ -422,16 +422,16 @@ def _samples(
         lower ones; and (bins, 1), False for those bins that have no such sample. None if all have it.
     """
     bins = y.outside.size * x.outside.shape[1]
+
+    def of_corners(combine: np.ufunc, along_y: NDArray, along_x: NDArray) -> NDArray:
+        # (samples along y, 2, R, pooled_height) and (samples along x, 2, R, pooled_width)
+        along_y, along_x = along_y.transpose(2, 3, 0, 1), along_x.transpose(2, 3, 0, 1)
+        both: NDArray = combine(along_y[:, None, :, None, :, :, None], along_x[:, None, :, :, None])
+        return both.reshape(-1, bins)
+
     step = max(1, BLOCK_VALUES // (bins * x.inside.shape[2]))
     for first in range(0, y.inside.shape[2], step):
         some = slice(first, first + step)
-
-        def of_corners(combine: np.ufunc, along_y: NDArray, along_x: NDArray) -> NDArray:
-            # (samples along y, 2, R, pooled_height) and (samples along x, 2, R, pooled_width)
-            along_y, along_x = along_y.transpose(2, 3, 0, 1), along_x.transpose(2, 3, 0, 1)
-            both: NDArray = combine(along_y[:, None, :, None, :, :, None], along_x[:, None, :, :, None])
-            return both.reshape(-1, bins)
-
         exist_y, exist_x = y.inside[:, :, some].transpose(2, 0, 1), x.inside.transpose(2, 0, 1)
         exist = (exist_y[:, None, :, :, None] & exist_x[:, :, None]).reshape(-1, bins, 1)
         cells = of_corners(np.add, y.cells[:, :, some] * width, x.cells)

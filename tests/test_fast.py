@@ -115,7 +115,8 @@ def test_features_that_are_channels_last_are_not_copied_and_nor_is_the_output(mo
 
 @pytest.mark.parametrize("shape", [(2, 1, 11, 14), (2, 3, 1, 1)], ids=["one channel", "one cell"])
 def test_contiguous_features_that_could_be_channels_last_too_are_contiguous(shape):
-    assert ROIAlign(3, 4, 0.25, exact=False)(torch.ones(shape), ROIS).is_contiguous()
+    output = ROIAlign(3, 4, 0.25, exact=False)(torch.ones(shape), ROIS)
+    assert output.stride() == torch.empty(output.shape).stride()  # is_contiguous would take any for one channel
 
 
 @pytest.mark.parametrize("mode", [0, 1])
