@@ -389,8 +389,12 @@ def _axis_samples(
 
 
 def _some_rows(samples: _AxisSamples, rows: slice) -> _AxisSamples:
-    """Return the samples of some rows, as many along a bin as these have."""
-    most = max(int(samples.inside[rows].any((0, 1)).sum()), 1)
+    """Return the samples of some rows, up to the last along a bin that any of these rows has inside.
+
+    The first need not be inside in any of them: where a bin enters the image, they are outside.
+    """
+    used = samples.inside[rows].any((0, 1)).nonzero()[0]
+    most = int(used[-1]) + 1 if used.size else 1
     cells, weights, inside = (array[rows, :, :most] for array in samples[:3])
     return _AxisSamples(cells, weights, inside, samples.outside[rows])
 
