@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import warnings
 from collections.abc import Callable
@@ -116,6 +117,41 @@ def mindspore(case: Case) -> NDArray:
     # are one operator to it. An attribute with the arguments in it keeps them apart.
     operator.add_prim_attr("arguments", "x".join(map(str, arguments)))
     result: NDArray = operator(ms.Tensor(case.features), ms.Tensor(case.rois)).asnumpy()
+    return result
+
+
+def original_gradient(case: Case, output_gradient: NDArray) -> NDArray:
+    """Return the gradient of the original for the features, given that for its output.
+
+    MindSpore's is that of mode 1 in mode 0 too. Rows that torchvision crashes on are left out.
+    """
+    if isinstance(case, MindSporeCase):
+        return _mindspore_gradient(case, output_gradient)
+    import torch
+    from torchvision.ops import roi_align
+
+    rows = np.flatnonzero(~case.undefined)
+    features = torch.from_numpy(case.features).requires_grad_()
+    output = roi_align(features, torch.from_numpy(case.rois[rows]), **case.arguments)
+    output.backward(torch.from_numpy(output_gradient[rows]))
+    result: NDArray = features.grad.numpy()  # type: ignore[union-attr]
+    return result
+
+
+_operators_made = itertools.count()
+
+
+def _mindspore_gradient(case: MindSporeCase, output_gradient: NDArray) -> NDArray:
+    """Run the operator that ``mindspore.grad`` runs for ROIAlign, in the dtype that it runs it in."""
+    ms = import_mindspore()
+    from mindspore.ops.operations._grad_ops import ROIAlignGrad
+
+    operator = ROIAlignGrad(*case.pooled, case.spatial_scale, case.sample_num)
+    # MindSpore tries out numbers of threads in successive calls of an operator, and with threads the order in which it
+    # adds changes from call to call. The first call of a new operator takes one thread.
+    operator.add_prim_attr("arguments", f"operator {next(_operators_made)} of ms2torch_roi.parity")
+    gradient, rois = (ms.Tensor(array.astype(case.dtype)) for array in (output_gradient, case.rois))
+    result: NDArray = operator(gradient, rois, case.features.shape).asnumpy().astype(case.features.dtype)
     return result
 
 
