@@ -28,6 +28,9 @@ Number = TypeVar("Number", int, float)
 PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 DIRECTIONS = ["to-torch", "to-mindspore"]
 
+# A workload takes as long as some twenty other random cases.
+CASES_FOR_A_WORKLOAD = 50
+
 # Seconds between two lines on the progress of a run that no terminal shows.
 PROGRESS_SECONDS = 10
 
@@ -81,6 +84,13 @@ def _add_check(commands: Any) -> None:
     )
     check.add_argument(
         "--cases", type=_count, default=500, metavar="N", help="random cases for each direction (default: %(default)s)"
+    )
+    check.add_argument(
+        "--workloads",
+        type=_count,
+        metavar="N",
+        help="random cases as large as models make them, of which the gradients are compared too, for each direction"
+        " (default: one for every 50 of the others)",
     )
     check.add_argument("--seed", type=_count, default=0, metavar="S", help="of the random cases (default: %(default)s)")
     check.add_argument("--direction", choices=DIRECTIONS, help="check one direction (default: both)")
@@ -198,6 +208,7 @@ def _check(options: argparse.Namespace) -> int:
     directions = [options.direction] if options.direction else DIRECTIONS
     check = campaign.Check(
         random_cases=options.cases,
+        workloads=options.cases // CASES_FOR_A_WORKLOAD if options.workloads is None else options.workloads,
         seed=options.seed,
         directions=tuple(directions if with_mindspore else ["to-torch"]),
         with_mindspore=with_mindspore,

@@ -22,6 +22,16 @@ NDArray = npt.NDArray[Any]
 
 DIRECTIONS = ("to-torch", "to-mindspore")
 ROUND_TRIP = "round trip: "
+GRADIENT = f"{cases.WORKLOAD}: gradient"
+
+_RANDOM: dict[str, Callable[[int, int], Case]] = {
+    "to-torch": cases.random_case,
+    "to-mindspore": cases.random_torchvision_case,
+}
+_WORKLOADS: dict[str, Callable[[int, int], Case]] = {
+    "to-torch": cases.workload_case,
+    "to-mindspore": cases.torchvision_workload_case,
+}
 
 # Recorded calls that come with the package: one folder for each version of MindSpore.
 GOLDEN = Path(__file__).parent / "golden"
@@ -44,37 +54,42 @@ class Campaign(Protocol):
 
 @dataclass(frozen=True)
 class Check:
-    """The documented example, the catalogue of edges, and ``random_cases`` random cases for each direction.
+    """The documented example, the catalogue of edges, and for each direction so many random cases and workloads.
 
-    The ports are compared with both frameworks, or, without MindSpore, with the NumPy reference.
+    The ports are compared with both frameworks, or, without MindSpore, with the NumPy reference. Of workloads the
+    gradients are compared too, if both frameworks are there.
     """
 
     random_cases: int
+    workloads: int = 0
     seed: int = 0
     directions: tuple[str, ...] = DIRECTIONS
     with_mindspore: bool = True
     tolerance: Tolerance = EXACT
 
     def __len__(self) -> int:
-        return len(_listed_cases(self.directions)) + self.random_cases * len(self.directions)
+        return len(_listed_cases(self.directions)) + (self.random_cases + self.workloads) * len(self.directions)
 
     def case(self, number: int) -> Case:
-        """Return a case: those listed come first, then the random ones of each direction in turn."""
+        """Return a case: first those listed, then the random ones of each direction in turn, and then the workloads."""
         listed = _listed_cases(self.directions)
         if number < len(listed):
             return listed[number]
         of_series, direction = divmod(number - len(listed), len(self.directions))
-        make = {"to-torch": cases.random_case, "to-mindspore": cases.random_torchvision_case}
-        return make[self.directions[direction]](self.seed, of_series)
+        if of_series < self.random_cases:
+            return _RANDOM[self.directions[direction]](self.seed, of_series)
+        return _WORKLOADS[self.directions[direction]](self.seed, of_series - self.random_cases)
 
     def verdicts(self, number: int) -> list[Verdict]:
-        """Run one case on the original and the port, and on a round trip through both."""
+        """Run one case on the original and the port, on a round trip through both, and backward if it is a workload."""
         case = self.case(number)
         expected = operators.outcome(self._original, case)
         found = [self._verdict(number, case, expected, operators.port, case.category)]
         if self.with_mindspore and case.raises is None:
             category = ROUND_TRIP + case.category.split(":")[0]
             found.append(self._verdict(number, case, expected, operators.round_trip, category))
+            if case.category.startswith(cases.WORKLOAD):
+                found.append(self._verdict_on_gradient(number, case))
         return found
 
     def shrunk(self, verdict: Verdict) -> Verdict:
@@ -85,6 +100,8 @@ class Check:
         port = operators.round_trip if verdict.category.startswith(ROUND_TRIP) else operators.port
 
         def again(case: Case) -> Verdict:
+            if verdict.category == GRADIENT:
+                return self._verdict_on_gradient(verdict.number, case)
             expected = operators.outcome(self._original, case)
             return self._verdict(verdict.number, case, expected, port, verdict.category)
 
@@ -110,6 +127,26 @@ class Check:
             verdict,
             explanation=_explained(diagnosis.explain, case, expected, actual),
             reproduction=verdicts.reproduction(case, self._original.__name__, port.__name__),
+        )
+
+    def _verdict_on_gradient(self, number: int, case: Case) -> Verdict:
+        output_gradient = operators.some_output_gradient(case)
+        expected = operators.outcome(
+            functools.partial(operators.original_gradient, output_gradient=output_gradient), case
+        )
+        of_port = functools.partial(operators.gradient, output_gradient=output_gradient, backward_roi_end_mode=1)
+        actual = operators.outcome(of_port, case)
+        # MindSpore's can be had in the order of one thread, which the port to torch has too.
+        bound = 0.0 if case.direction == "to-torch" else None
+        verdict = verdicts.judge_gradient(case, expected, actual, GRADIENT, self.tolerance, bound)
+        if verdict.passed:
+            return replace(verdict, number=number)
+        explain = functools.partial(diagnosis.explain_gradient, case, output_gradient)
+        return replace(
+            verdict,
+            number=number,
+            explanation=_explained(explain, expected, actual),
+            reproduction=verdicts.reproduction_of_gradient(case, bound),
         )
 
 

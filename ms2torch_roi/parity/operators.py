@@ -8,7 +8,7 @@ import importlib.util
 import itertools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -42,7 +42,8 @@ def port(case: Case) -> NDArray:
         module = ms2torch_roi.ROIAlign(**case.arguments)  # first, so that a missing torch is reported as such
         import torch
 
-        result: NDArray = module(torch.from_numpy(case.features), torch.from_numpy(case.rois)).numpy()
+        with _threads(case):
+            result: NDArray = module(torch.from_numpy(case.features), torch.from_numpy(case.rois)).numpy()
         return result
     ms = import_mindspore()
     cell = ms2torch_roi.RoIAlign(**case.arguments)
@@ -60,7 +61,8 @@ def gradient(case: Case, output_gradient: NDArray, backward_roi_end_mode: int | 
         import torch
 
         features = torch.from_numpy(case.features).requires_grad_()
-        module(features, torch.from_numpy(case.rois)).backward(torch.from_numpy(output_gradient))
+        with _threads(case):
+            module(features, torch.from_numpy(case.rois)).backward(torch.from_numpy(output_gradient))
         result: NDArray = features.grad.numpy()  # type: ignore[union-attr]
         return result
     ms = import_mindspore()
@@ -70,6 +72,26 @@ def gradient(case: Case, output_gradient: NDArray, backward_roi_end_mode: int | 
     differentiate = ms.grad(lambda features: (cell(features, rois) * weights).sum())
     of_features: NDArray = differentiate(ms.Tensor(case.features)).asnumpy()
     return of_features
+
+
+@contextlib.contextmanager
+def _threads(case: Case) -> Iterator[None]:
+    """Give torch the number of threads that the case asks for, if it does."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(case.threads or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def some_output_gradient(case: Case) -> NDArray:
+    """Return a gradient for the output of a case, the same one each time."""
+    values = np.random.default_rng(0).standard_normal(case.output_shape, np.float32)
+    gradient: NDArray = values.astype(case.features.dtype)
+    return gradient
 
 
 def reference(case: Case) -> NDArray:

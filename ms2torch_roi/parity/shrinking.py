@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
@@ -16,12 +17,18 @@ NDArray = npt.NDArray[Any]
 
 EVALUATIONS = 200
 
+# Values of features and output of all cases that are tried, so that large ones take half a minute at most.
+VALUES = 2**26
+
+# More numbers are not worth writing down: the case as it was is made again by a short expression.
+MOST_NUMBERS = 5000
+
 
 def shrink(case: Case, fails: Callable[[Case], bool], evaluations: int = EVALUATIONS) -> Case:
     """Return a case as small and plain as can be found that still fails.
 
     Rows, images, channels, bins, samples and feature cells are taken away, and numbers made round, one step at a time,
-    as long as the case fails. Image indices stay within the images, and sizes above 0.
+    as long as the case fails. Image indices stay within the images, and sizes above 0. Of large cases fewer are tried.
 
     Args:
         case: one that fails.
@@ -30,7 +37,8 @@ def shrink(case: Case, fails: Callable[[Case], bool], evaluations: int = EVALUAT
 
     Returns:
         The case, whose ``source`` makes it again with nothing but ``cases`` and NumPy as ``np``; or the given one
-        itself, if it does not fail again (its memory layout is not kept, and may be the reason) or is minimal.
+        itself, if it does not fail again (its memory layout is not kept, and may be the reason), is minimal, or has
+        more than ``MOST_NUMBERS`` numbers to write down in the end.
 
     >>> from ms2torch_roi.parity import cases
     >>> small = shrink(cases.random_case(seed=0, number=1), lambda case: case.rois[:, 4].max() > 1.5)
@@ -42,6 +50,7 @@ def shrink(case: Case, fails: Callable[[Case], bool], evaluations: int = EVALUAT
     if evaluations < 1 or not fails(smallest):
         return case
     evaluations -= 1
+    values = VALUES - _values(smallest)
     started_from = smallest
     progress = True
     while progress:
@@ -55,14 +64,15 @@ def shrink(case: Case, fails: Callable[[Case], bool], evaluations: int = EVALUAT
                     if key in tried:
                         continue
                     tried.add(key)
-                    if not evaluations:
+                    if not evaluations or values < 0:
                         break
                     evaluations -= 1
+                    values -= _values(candidate)
                     if fails(candidate):
                         smallest = found = candidate
                         progress = True
                         break
-    if smallest is started_from:
+    if smallest is started_from or _numbers(smallest) > MOST_NUMBERS:
         return case
     return replace(smallest, source=source(smallest))
 
@@ -88,7 +98,7 @@ def source(case: Case) -> str:
         value = getattr(case, field.name)
         if field.name == "source":
             text = "''"
-        elif field.name in ("printed", "raises") and value is None:
+        elif field.name in ("printed", "raises", "threads") and value is None:
             continue
         elif isinstance(value, np.ndarray):
             text = _array(value)
@@ -121,6 +131,16 @@ def _number(value: Any) -> str:
     return str(value)
 
 
+def _values(case: Case) -> int:
+    return case.features.size + math.prod(case.output_shape)
+
+
+def _numbers(case: Case) -> int:
+    """Return how many numbers the arrays of a case take to be written."""
+    features = 0 if _same(case.features, _ramp(case.features.shape, case.features.dtype)) else case.features.size
+    return features + case.rois.size
+
+
 def _plain(case: Case) -> Case:
     """Return a case with arrays of plain layout, and a name of its own."""
     return replace(
@@ -135,7 +155,7 @@ def _plain(case: Case) -> Case:
 
 def _key(case: Case) -> bytes:
     """Tell cases apart that were tried from those that were not."""
-    facts = (case.features.shape, case.rois.shape, case.arguments)
+    facts = (case.features.shape, case.rois.shape, case.arguments, case.threads)
     return hashlib.sha256(repr(facts).encode() + case.features.tobytes() + case.rois.tobytes()).digest()
 
 
@@ -157,6 +177,11 @@ def _parts(length: int) -> Iterator[slice | NDArray]:
             if 0 < len(keep) < length:
                 yield keep
         pieces *= 2
+
+
+def _any_threads(case: Case) -> Iterator[Case]:
+    if case.threads is not None:
+        yield replace(case, threads=None)
 
 
 def _fewer_rows(case: Case) -> Iterator[Case]:
@@ -258,6 +283,8 @@ _USUAL_BOXES = (
 
 def _round_boxes(case: Case) -> Iterator[Case]:
     """Round all the numbers of the boxes, and then one column at a time, to as few digits as will do."""
+    if case.rois.size > MOST_NUMBERS:
+        return
     with np.errstate(all="ignore"):
         steps = [np.round(case.rois * unit) / unit + 0.0 for unit in (1, 2, 4, 10, 100, 1000)]  # no -0
     for rounded in steps:
@@ -277,6 +304,8 @@ def _plain_features(case: Case) -> Iterator[Case]:
     if _same(features, ramp):
         return
     yield replace(case, features=ramp)
+    if features.size > MOST_NUMBERS:
+        return
     for digits in (0, 1, 2):
         rounded = np.round(features, digits)
         if _digits(rounded) < _digits(features):
@@ -311,6 +340,7 @@ _STEPS: tuple[Callable[[Case], Iterator[Case]], ...] = (
     _fewer_bins,
     _plain_scale,
     _fewer_cells,
+    _any_threads,
     _usual_boxes,
     _plain_features,
     _round_boxes,

@@ -122,21 +122,36 @@ def judge(
 
 
 def judge_gradient(
-    case: Case, expected: NDArray, actual: NDArray | Exception, category: str, tolerance: Tolerance = EXACT
+    case: Case,
+    expected: NDArray | Exception,
+    actual: NDArray | Exception,
+    category: str,
+    tolerance: Tolerance = EXACT,
+    bound: float | None = None,
 ) -> Verdict:
-    """Compare two gradients for the features of a case; differences up to ``GRADIENT_BOUND`` count as none."""
+    """Compare two gradients for the features of a case.
+
+    Differences up to ``bound``, a share of the largest gradient, count as none; it is ``GRADIENT_BOUND`` if None.
+    """
     verdict = functools.partial(Verdict, case.name, case.direction, category)
-    if isinstance(actual, Exception):
-        return verdict(problem=f"the gradient of the port raised {type(actual).__name__}: {actual}")
+    for who, gradient in ((case.original, expected), ("the port", actual)):
+        if isinstance(gradient, Exception):
+            return verdict(problem=f"the gradient of {who} raised {type(gradient).__name__}: {gradient}")
+    assert isinstance(expected, np.ndarray)
+    assert isinstance(actual, np.ndarray)
     if problem := _judge_types(expected, actual):
         return verdict(problem=f"gradient: {problem}")
     finite = np.abs(expected[np.isfinite(expected)].astype(np.float64))
-    bound = GRADIENT_BOUND[case.dtype.name] * float(finite.max(initial=0))
+    share = GRADIENT_BOUND[case.dtype.name] if bound is None else bound
 
     def describe(at: Sequence[int]) -> str:
         return f"gradient for image {at[0]}, channel {at[1]}, cell ({at[2]}, {at[3]})"
 
-    return verdict(**_compare(expected, actual, tolerance, describe, of_no_account=bound))
+    return verdict(
+        **_compare(
+            flushed(expected), flushed(actual), tolerance, describe, of_no_account=share * float(finite.max(initial=0))
+        )
+    )
 
 
 def describe(verdict: Verdict) -> list[str]:
@@ -223,6 +238,26 @@ def _judge_errors(case: Case, expected: Any, actual: Any) -> str:
 
 def reproduction(case: Case, original: str, port: str) -> str:
     """Return a few lines of Python that run a case again on two operators of ``operators.py``."""
+    return (
+        f"{_case_again(case)}"
+        f"expected = operators.outcome(operators.{original}, case)\n"
+        f"actual = operators.outcome(operators.{port}, case)\n"
+        "print(verdicts.judge(case, expected, actual))"
+    )
+
+
+def reproduction_of_gradient(case: Case, bound: float | None) -> str:
+    """Return a few lines of Python that compute the gradients of a case again."""
+    return (
+        f"{_case_again(case)}"
+        "output_gradient = operators.some_output_gradient(case)\n"
+        "expected = operators.original_gradient(case, output_gradient)\n"
+        "actual = operators.gradient(case, output_gradient, backward_roi_end_mode=1)\n"
+        f"print(verdicts.judge_gradient(case, expected, actual, 'gradient', bound={bound}))"
+    )
+
+
+def _case_again(case: Case) -> str:
     arguments = ", ".join(f"{name}={value!r}" for name, value in case.arguments.items())
     return (
         "import numpy as np\n"
@@ -230,9 +265,6 @@ def reproduction(case: Case, original: str, port: str) -> str:
         f"case = {case.source}\n"
         f"# {case.operator}({arguments})\n"
         f"# features {case.features.dtype} {case.features.shape}, rois {case.rois.dtype} {case.rois.shape}\n"
-        f"expected = operators.outcome(operators.{original}, case)\n"
-        f"actual = operators.outcome(operators.{port}, case)\n"
-        "print(verdicts.judge(case, expected, actual))"
     )
 
 
