@@ -81,21 +81,23 @@ class Check:
         return _WORKLOADS[self.directions[direction]](self.seed, of_series - self.random_cases)
 
     def verdicts(self, number: int) -> list[Verdict]:
-        """Run one case on the original and the port, on a round trip through both, and backward if it is a workload."""
+        """Run one case on the original and the port, and on a round trip through both; or backward, if a workload."""
         case = self.case(number)
         expected = operators.outcome(self._original, case)
         found = [self._verdict(number, case, expected, operators.port, case.category)]
-        if self.with_mindspore and case.raises is None:
+        if not self.with_mindspore or case.raises is not None:
+            return found
+        if case.category.startswith(cases.WORKLOAD):
+            found.append(self._verdict_on_gradient(number, case))
+        else:
             category = ROUND_TRIP + case.category.split(":")[0]
             found.append(self._verdict(number, case, expected, operators.round_trip, category))
-            if case.category.startswith(cases.WORKLOAD):
-                found.append(self._verdict_on_gradient(number, case))
         return found
 
     def shrunk(self, verdict: Verdict) -> Verdict:
         """Shrink the random cases; the others are small, and known by name."""
         case = self.case(verdict.number)
-        if not case.category.startswith("random"):
+        if not case.category.startswith((cases.RANDOM, cases.WORKLOAD)):
             return verdict
         port = operators.round_trip if verdict.category.startswith(ROUND_TRIP) else operators.port
 

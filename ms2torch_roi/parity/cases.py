@@ -12,7 +12,7 @@ import numpy.typing as npt
 NDArray = npt.NDArray[Any]
 
 DOCUMENTED = "documented example"
-WORKLOAD = "random workload"
+RANDOM, WORKLOAD = "random", "workload"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +220,7 @@ def random_case(seed: int, number: int) -> MindSporeCase:
         mode,
         boxes,
         name=f"random case {number} of seed {seed}",
-        category="random",
+        category=RANDOM,
         source=f"cases.random_case(seed={seed}, number={number})",
     )
 
@@ -239,7 +239,7 @@ def random_torchvision_case(seed: int, number: int) -> TorchvisionCase:
         aligned,
         boxes,
         name=f"random torchvision case {number} of seed {seed}",
-        category="random",
+        category=RANDOM,
         source=f"cases.random_torchvision_case(seed={seed}, number={number})",
     )
 
@@ -401,41 +401,49 @@ def _random_boxes(rng: np.random.Generator, shape: tuple[int, int, int, int]) ->
     return rng.integers(0, shape[0], (count, 1)).astype(np.float64), cells
 
 
-# Samples of all boxes and channels of a workload, between which its own limit is; float16 takes eight times as long.
+# Samples of all boxes and channels of a workload, between which its own limit is; float16 takes ten times as long.
 _WORKLOAD_SAMPLES = (2**20, 2**24)
 _WORKLOAD_FEATURES = 2**21
 
 
 def _workload_sizes(rng: np.random.Generator, *, half: bool) -> _Sizes:
-    limit = _log_uniform(rng, *_WORKLOAD_SAMPLES) / (8 if half else 1)
+    limit = _log_uniform(rng, *_WORKLOAD_SAMPLES) / (10 if half else 1)
     while True:
-        images, (rois, channels) = int(rng.integers(1, 4)), (int(_log_uniform(rng, *ends)) for ends in _WORKLOAD)
+        images = int(rng.integers(1, 4))
+        channels = 256 if rng.random() < 0.3 else int(_log_uniform(rng, 8, 257))
         height, width = (int(_log_uniform(rng, 7, 101)) for _ in range(2))
-        pooled = (7, 7) if rng.random() < 0.4 else (int(rng.integers(1, 15)), int(rng.integers(1, 15)))
+        pooled = ((7, 7), (14, 14), tuple(rng.integers(1, 15, 2).tolist()))[rng.choice(3, p=(0.4, 0.2, 0.4))]
         scale, samples = _random_scale_and_samples(rng)
         bins = pooled[0] * pooled[1]
-        # Adaptive grids have a sample for each cell of a box or more.
-        samples_of_a_box = bins * samples**2 if samples > 0 else bins + height * width / 2
-        features = images * channels * height * width
-        if limit / 4 <= rois * channels * samples_of_a_box <= limit and features <= _WORKLOAD_FEATURES:
+        # An adaptive grid has about a sample for each cell of a box.
+        samples_of_a_box = bins * max(samples**2, 2) if samples > 0 else bins + height * width / 2
+        rois = int(limit / (channels * samples_of_a_box))
+        if 50 <= rois <= 1000 and images * channels * height * width <= _WORKLOAD_FEATURES:
             return _Sizes((images, channels, height, width), pooled, scale, samples, rois)
 
 
-# The fewest and the most of rois and of channels.
-_WORKLOAD = ((50, 1001), (8, 257))
-
-
 def _workload_boxes(rng: np.random.Generator, sizes: _Sizes) -> _Boxes:
-    images, _, height, width = sizes.shape
-    assert sizes.rois is not None
-    cells = _random_proposals(rng, width, height, sizes.rois)
-    for row in np.flatnonzero(rng.random(sizes.rois) < rng.choice((0, 0.1, 0.5, 1))):
+    (images, _, height, width), count = sizes.shape, sizes.rois
+    assert count is not None
+    cells = _random_proposals(rng, width, height, count)
+    for row in np.flatnonzero(rng.random(count) < rng.choice((0, 0.1, 0.5, 1))):
         cells[row] = _random_cells(rng, width, height)
+    moved = np.isfinite(cells).all(1) & (rng.random(count) < rng.choice((0, 0.1, 0.9)))
+    for row in np.flatnonzero(moved):
+        axis = int(rng.integers(2))
+        _move_to_border(rng, cells[row, axis::2], (width, height)[axis], sizes.pooled[1 - axis])
     if sizes.samples <= 0:  # or the largest boxes would have most of the samples, outside the image
         lengths = np.array((width, height, width, height))
         cells = np.where(np.abs(cells) < 1e30, np.clip(cells, -lengths, 2 * lengths), cells)
-    index = rng.integers(0, images, (sizes.rois, 1)).astype(np.float64)
+    index = rng.integers(0, images, (count, 1)).astype(np.float64)
     return np.sort(index, axis=0) if rng.random() < 0.5 else index, cells
+
+
+def _move_to_border(rng: np.random.Generator, ends: NDArray, length: int, pooled: int) -> None:
+    """Move a box along one axis to where about one bin of it is inside the image, or none."""
+    low, high = np.sort(ends)
+    inside = rng.uniform(-0.5, 1.5) * max((high - low) / pooled, 1)
+    ends += inside - high if rng.random() < 0.5 else length - inside - low
 
 
 def _random_proposals(rng: np.random.Generator, width: int, height: int, count: int) -> NDArray:

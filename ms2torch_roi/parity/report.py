@@ -88,12 +88,13 @@ class Run:
     def by_category(self) -> dict[tuple[str, str], Total]:
         """The verdicts of each direction and category added up, in the order they came.
 
-        Random cases and round trips are the last of a direction, and sorted.
+        Random cases, round trips and workloads are the last of a direction, and sorted.
         """
         categories: dict[tuple[str, str], list[Verdict]] = {}
         for verdict in self.verdicts:
             categories.setdefault((verdict.direction, verdict.category), []).append(verdict)
-        names = sorted(categories, key=lambda key: key[1] if key[1].startswith(("random", "round trip")) else "")
+        last = ("random", "round trip", "workload")
+        names = sorted(categories, key=lambda key: key[1] if key[1].startswith(last) else "")
         return {name: _total(categories[name]) for name in names}
 
 
