@@ -76,7 +76,7 @@ class _Edge:
 
 def edge_cases() -> Iterator[Case]:
     """Yield the whole catalogue, MindSpore's calls first."""
-    catalogue = (_boxes, _border, _grids, _scales, _indices, _errors, _inputs, _unwritten_rows, _not_finite)
+    catalogue = (_boxes, _border, _grids, _scales, _indices, _errors, _inputs, _unwritten_rows, _not_finite, _batches)
     for kind in (MindSporeCase, TorchvisionCase):
         for category in catalogue:
             for edge in category(kind):
@@ -277,3 +277,13 @@ def _not_finite(kind: Kind) -> Iterator[_Edge]:
             for what, scale in {"sizes": 1.0, "products": 3.0}.items():
                 edge = _Edge("not finite", f"{what} that overflow, sample_num {sample_num}", wide, scale=scale)
                 yield from _in_both_modes(kind, replace(edge, sample_num=sample_num, dtypes=(dtype,)))
+
+
+def _batches(kind: Kind) -> Iterator[_Edge]:
+    # Along the bins of the last boxes the first samples are outside the image, and those after them inside.
+    # No call of the other library has any of them, as the first pixel of another image is not finite.
+    entering = (1, -400.128662109375, 896.8827514648438, 61.48917770385742, 348.4419860839844)
+    others = [(1, 9 + 3 * row, 20, 75, 30 + row) for row in range(10)]
+    edge = _Edge("batches", "boxes that enter the image after others", [*others, *[entering] * 6], sample_num=3)
+    shape, of_first_pixel = (2, 115, 28, 13), _with_value(NAN, (0, 0))
+    yield replace(edge, shape=shape, pooled=(14, 4), scale=1 / 32, features=of_first_pixel)

@@ -128,6 +128,18 @@ def _clamped(encoding):
     return torchvision_calls
 
 
+def _first_samples(some_rows):
+    """Take as many samples along a bin as any of the rows has inside, but the first."""
+
+    def first_of_some_rows(samples, rows):
+        found = some_rows(samples, rows)
+        most = max(int(found.inside.any((0, 1)).sum()), 1)
+        cells, weights, inside = (array[:, :, :most] for array in found[:3])
+        return found._replace(cells=cells, weights=weights, inside=inside)
+
+    return first_of_some_rows
+
+
 # Where, what, by what, and the categories that must catch it.
 MISTAKES = {
     "ceil for floor": (boxes, "mindspore_grid", lambda _: boxes.torchvision_grid, "edge: grids"),
@@ -144,6 +156,7 @@ MISTAKES = {
     "samples outside that add the first pixel": (
         sampling, "pool", lambda pool: lambda *a, **_: pool(*a, outside_adds_0=True), "edge: inputs",
     ),
+    "the first samples along a bin instead of those inside": (sampling, "_some_rows", _first_samples, "edge: batches"),
     "no check of the index": (params, "check_index", lambda _: lambda *_, **__: None, "edge: errors"),
 }  # fmt: skip
 
@@ -212,6 +225,7 @@ MISTAKES_BACK = {
     "samples outside that add nothing": (
         sampling, "pool", lambda pool: lambda *a, **_: pool(*a, outside_adds_0=False), "edge: inputs",
     ),
+    "the first samples along a bin instead of those inside": (sampling, "_some_rows", _first_samples, "edge: batches"),
     "no check of the index": (params, "check_index", lambda _: lambda *_, **__: None, "edge: errors"),
 }  # fmt: skip
 
