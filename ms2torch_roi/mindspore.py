@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import mindspore as ms
+import mindspore.rewrite
 import numpy as np
 import numpy.typing as npt
 from mindspore import nn, ops
@@ -68,6 +69,10 @@ class RoIAlign(nn.Cell):  # type: ignore[misc]
         )
 
 
+# MindSpore's mixed precision O1 copies the source of every cell in a model but those listed here.
+mindspore.rewrite.common.namespace._subtree_black_list.append(RoIAlign)
+
+
 def roi_align(
     input: ms.Tensor,
     boxes: ms.Tensor | Sequence[ms.Tensor],
@@ -115,10 +120,16 @@ def roi_align(
     >>> print(roi_align(input, [mindspore.Tensor([[0.5, 0.5, 2.5, 1.5]])], (1, 2), 1.0, 2))
     [[[[3.625 1.875]]]]
     """
+
+    # MindSpore's mixed precision O1 copies the source of what a model calls, unless there is a function within.
+    def nothing() -> None:
+        """Do nothing. This is what ``_is_compiling`` is asked about."""
+
     pooled, scale, samples, half_a_cell = _arguments(output_size, spatial_scale, sampling_ratio, aligned)
-    if _is_compiling(_nothing):
+    if _is_compiling(nothing):
         _check_tensors(input, boxes)
-        return _pool_in_graph(input, boxes, pooled, scale, samples, half_a_cell)
+        features, boxes = _in_one_dtype(input, boxes)
+        return _cast(_pool_in_graph(features, boxes, pooled, scale, samples, half_a_cell), input.dtype)
     return _pool_arrays(input, boxes, pooled, scale, samples, half_a_cell)
 
 
@@ -183,10 +194,6 @@ def _is_compiling(function: Any) -> bool:
     return function is None
 
 
-def _nothing() -> None:
-    """Do nothing. This is what ``_is_compiling`` is asked about."""
-
-
 def _check_tensors(input: Any, boxes: Any) -> None:
     """Raise unless the inputs are tensors that MindSpore's operator takes; their shapes are looked at elsewhere."""
     if not isinstance(input, ms.Tensor):
@@ -202,8 +209,39 @@ def _check_tensors(input: Any, boxes: Any) -> None:
             )
         if part.dtype not in (ms.float16, ms.float32):
             raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got boxes {part.dtype}")
-        if part.dtype != input.dtype:
-            raise RuntimeError(f"roi_align: input is {input.dtype} but boxes are {part.dtype}")
+
+
+def _in_one_dtype(input: ms.Tensor, boxes: Any) -> tuple[ms.Tensor, Any]:
+    """Return both in the dtype to compute in: float16 if all are, and float32 otherwise, as in MindSpore's operator.
+
+    torchvision refuses two dtypes, except under autocast. MindSpore's mixed precision leaves no mark by which such a
+    call could be told from others, neither in graph mode nor of ``to_float`` of other cells.
+    """
+    dtype = input.dtype
+    for part in boxes if isinstance(boxes, (list, tuple)) else (boxes,):
+        if part.dtype != dtype:
+            dtype = ms.float32
+    if isinstance(boxes, (list, tuple)):
+        return _cast(input, dtype), [_cast(part, dtype) for part in boxes]
+    return _cast(input, dtype), _cast(boxes, dtype)
+
+
+def _cast(tensor: ms.Tensor, dtype: Any) -> ms.Tensor:
+    return tensor if tensor.dtype == dtype else ops.cast(tensor, dtype)
+
+
+def as_operator_sees(tensor: ms.Tensor) -> ms.Tensor:
+    """Cast a tensor in PyNative mode as MindSpore would for its operator, in the cell that is being called.
+
+    There the inputs of each operator are cast that runs in a cell with ``to_float``, or in a cell called by one.
+    """
+    dtype = ops.stop_gradient(_one(tensor.dtype)).dtype
+    return _cast(tensor, dtype)
+
+
+@functools.cache
+def _one(dtype: Any) -> ms.Tensor:
+    return ms.Tensor(1, dtype)
 
 
 def _pool_arrays(
@@ -218,12 +256,15 @@ def _pool_arrays(
 
     def as_tensor(value: Any) -> Any:
         array = None if isinstance(value, ms.Tensor) else arrays.to_numpy(value, "roi_align")
-        return value if array is None else ms.Tensor.from_numpy(array)
+        tensor = value if array is None else ms.Tensor.from_numpy(array)
+        return as_operator_sees(tensor) if isinstance(tensor, ms.Tensor) else tensor
 
     features = as_tensor(input)
     boxes = [as_tensor(part) for part in boxes] if isinstance(boxes, (list, tuple)) else as_tensor(boxes)
     _check_tensors(features, boxes)
-    output = _pool(features, boxes, pooled, spatial_scale, sampling_ratio, aligned)
+    output = _cast(
+        _pool(*_in_one_dtype(features, boxes), pooled, spatial_scale, sampling_ratio, aligned), features.dtype
+    )
     return output if isinstance(input, ms.Tensor) else arrays.from_numpy(output.asnumpy(), input, "roi_align")
 
 
