@@ -99,10 +99,10 @@ def roi_align(
     operator. float16 with float32 is computed in float32, and returned in the dtype of ``input``, as torchvision does
     under autocast.
 
-    MindSpore exports it to ONNX, where in float32 the result has the same bits, but with ``aligned`` it takes a call for
-    each sample of a bin, and samples within a quarter of a cell of the first ones can lose their last digits (2**-22 of
-    the largest feature). ONNX Runtime computes float16 in float32. Under ``mindspore.vmap``, which compiles, take
-    gradients inside of it.
+    MindSpore exports it to ONNX, where in float32 the result has the same bits. With ``aligned`` it takes a call for
+    each sample of a bin there, and samples in the first quarter of the first cells can lose their last digits: at most
+    2**-22 of the largest feature. ONNX Runtime computes float16 in float32. ``mindspore.vmap`` compiles as graph mode
+    does; gradients are to be taken inside of it.
 
     Args:
         input: (N, C, H, W) features, float16 or float32.
