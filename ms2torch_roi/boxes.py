@@ -98,9 +98,9 @@ def mindspore_has_image(index: Array, images: int) -> Array:
     return ~((index < 0) | (index > images - 1)) & (images > 0)
 
 
-def torchvision_has_image(index: Array, images: int) -> Array:
+def torchvision_has_image(xp: Any, index: Array, images: int) -> Array:
     """Return bool: the indices, as given, that torchvision takes: all that truncate to an image, but no NaN."""
-    return (index >= 0) & (index < images)
+    return xp.logical_and(index >= 0, index < images)
 
 
 def mindspore_unwritten(xp: Any, rois: Array) -> Array:
@@ -354,7 +354,7 @@ def mindspore_rois_of_mode_1(xp: Any, boxes: Array, size: Array, scale: float) -
     start = boxes[:, 1:3] / scale
     end = _enlarged_end(xp, boxes, size, size) / scale
     end = xp.where(end + 1 == end, end, end - 1)
-    end = xp.where((xp.abs(start) < 0.0015) & (xp.abs(end) < 0.0015), 2.0**-9, end)
+    end = xp.where(xp.logical_and(xp.abs(start) < 0.0015, xp.abs(end) < 0.0015), 2.0**-9, end)
     return xp.concatenate((boxes[:, :1], start, end), 1)
 
 
@@ -385,6 +385,6 @@ def is_finite(xp: Any, boxes: Array, size: Array) -> Array:
 
 def outside_unless(xp: Any, keep: Array, boxes: Array, size: Array) -> FeatureBoxes:
     """Move the boxes of rows not to ``keep`` to where every sample, however many there are, lies outside the image."""
-    kept = keep[:, None]
+    kept = xp.reshape(keep, (-1, 1))
     start, end = xp.where(kept, boxes[:, 1:3], -4), xp.where(kept, boxes[:, 3:], -2)
     return xp.concatenate((boxes[:, :1], start, end), 1), xp.where(kept, size, 2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 import mindspore as ms
+import mindspore.rewrite
 import numpy as np
 import numpy.typing as npt
 from mindspore import nn, ops
@@ -68,6 +70,10 @@ class RoIAlign(nn.Cell):  # type: ignore[misc]
         )
 
 
+# MindSpore's mixed precision O1 copies the source of every cell in a model but those listed here.
+mindspore.rewrite.common.namespace._subtree_black_list.append(RoIAlign)
+
+
 def roi_align(
     input: ms.Tensor,
     boxes: ms.Tensor | Sequence[ms.Tensor],
@@ -89,6 +95,15 @@ def roi_align(
     add 0 instead of NaN. float16 features of more than 2048 cells have the border of MindSpore, and float16 boxes of 64
     times the features get no gradient. Adaptive grids are refused.
 
+    Under ``to_float`` and ``auto_mixed_precision`` both inputs are what MindSpore would make of them for its own
+    operator. float16 with float32 is computed in float32, and returned in the dtype of ``input``, as torchvision does
+    under autocast.
+
+    MindSpore exports it to ONNX, where in float32 the result has the same bits. With ``aligned`` it takes a call for
+    each sample of a bin there, and samples in the first quarter of the first cells can lose their last digits: at most
+    2**-22 of the largest feature. ONNX Runtime computes float16 in float32. ``mindspore.vmap`` compiles as graph mode
+    does; gradients are to be taken inside of it.
+
     Args:
         input: (N, C, H, W) features, float16 or float32.
         boxes: (K, 5) rows of ``(index, x1, y1, x2, y2)``, coordinates in image pixels, or a list or tuple of N tensors
@@ -106,7 +121,7 @@ def roi_align(
         TypeError: ``input`` is no MindSpore tensor, or a tensor is neither float16 nor float32.
         AssertionError: ``boxes`` is not one of the above, or of another shape.
         ValueError: ``boxes`` is an empty list.
-        RuntimeError: another argument or shape, two dtypes, an image index outside ``[0, N - 1]``, an adaptive grid
+        RuntimeError: another argument or shape, an image index outside ``[0, N - 1]``, an adaptive grid
             that torchvision refuses (a box inverted along one axis, or far too large), or any in graph mode.
 
     >>> import mindspore
@@ -115,16 +130,25 @@ def roi_align(
     >>> print(roi_align(input, [mindspore.Tensor([[0.5, 0.5, 2.5, 1.5]])], (1, 2), 1.0, 2))
     [[[[3.625 1.875]]]]
     """
+
+    # MindSpore's mixed precision O1 copies the source of what a model calls, unless there is a function within.
+    def nothing() -> None:
+        """Do nothing. This is what ``_is_compiling`` is asked about."""
+
     pooled, scale, samples, half_a_cell = _arguments(output_size, spatial_scale, sampling_ratio, aligned)
-    if _is_compiling(_nothing):
+    if _is_compiling(nothing):
         _check_tensors(input, boxes)
-        return _pool_in_graph(input, boxes, pooled, scale, samples, half_a_cell)
+        features, boxes = _in_one_dtype(input, boxes)
+        return _cast(_pool_in_graph(features, boxes, pooled, scale, samples, half_a_cell), input.dtype)
     return _pool_arrays(input, boxes, pooled, scale, samples, half_a_cell)
 
 
 @ms.jit_class
 class _Namespace:
-    """What the rules use of NumPy. ``mindspore.numpy`` has it too, but not where a length is unknown when compiling."""
+    """What the rules use of NumPy, for graphs, in operators that MindSpore can export to ONNX.
+
+    ``mindspore.numpy`` has it too, but not where a length is unknown when compiling.
+    """
 
     float16, float32 = ms.float16, ms.float32
 
@@ -147,10 +171,16 @@ class _Namespace:
         return ops.abs(value)
 
     def trunc(self, value: ms.Tensor) -> ms.Tensor:
-        return ops.trunc(value)
+        return ops.floor(value)  # of an index, which is not negative, or -1
 
     def isfinite(self, value: ms.Tensor) -> ms.Tensor:
-        return ops.isfinite(value)
+        return ops.abs(value) < math.inf
+
+    def reshape(self, value: ms.Tensor, shape: tuple[int, ...]) -> ms.Tensor:
+        return ops.reshape(value, shape)
+
+    def logical_and(self, value: ms.Tensor, other: ms.Tensor) -> ms.Tensor:
+        return ops.logical_and(value, other)
 
 
 _xp = _Namespace()
@@ -183,8 +213,15 @@ def _is_compiling(function: Any) -> bool:
     return function is None
 
 
-def _nothing() -> None:
-    """Do nothing. This is what ``_is_compiling`` is asked about."""
+@ops.constexpr(check=False, reuse_result=False)  # type: ignore[untyped-decorator]
+def _is_exporting_to_onnx() -> bool:
+    """Tell whether MindSpore compiles this code, in a phase that only its callers know, to export it."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "compile" and str(frame.f_locals.get("phase")).startswith("export.onnx"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _check_tensors(input: Any, boxes: Any) -> None:
@@ -202,8 +239,39 @@ def _check_tensors(input: Any, boxes: Any) -> None:
             )
         if part.dtype not in (ms.float16, ms.float32):
             raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got boxes {part.dtype}")
-        if part.dtype != input.dtype:
-            raise RuntimeError(f"roi_align: input is {input.dtype} but boxes are {part.dtype}")
+
+
+def _in_one_dtype(input: ms.Tensor, boxes: Any) -> tuple[ms.Tensor, Any]:
+    """Return both in the dtype to compute in: float16 if all are, and float32 otherwise, as in MindSpore's operator.
+
+    torchvision refuses two dtypes, except under autocast. MindSpore's mixed precision leaves no mark by which such a
+    call could be told from others, neither in graph mode nor of ``to_float`` of other cells.
+    """
+    dtype = input.dtype
+    for part in boxes if isinstance(boxes, (list, tuple)) else (boxes,):
+        if part.dtype != dtype:
+            dtype = ms.float32
+    if isinstance(boxes, (list, tuple)):
+        return _cast(input, dtype), [_cast(part, dtype) for part in boxes]
+    return _cast(input, dtype), _cast(boxes, dtype)
+
+
+def _cast(tensor: ms.Tensor, dtype: Any) -> ms.Tensor:
+    return tensor if tensor.dtype == dtype else ops.cast(tensor, dtype)
+
+
+def as_operator_sees(tensor: ms.Tensor) -> ms.Tensor:
+    """Cast a tensor in PyNative mode as MindSpore would for its operator, in the cell that is being called.
+
+    There the inputs of each operator are cast that runs in a cell with ``to_float``, or in a cell called by one.
+    """
+    dtype = ops.stop_gradient(_one(tensor.dtype)).dtype
+    return _cast(tensor, dtype)
+
+
+@functools.cache
+def _one(dtype: Any) -> ms.Tensor:
+    return ms.Tensor(1, dtype)
 
 
 def _pool_arrays(
@@ -218,12 +286,15 @@ def _pool_arrays(
 
     def as_tensor(value: Any) -> Any:
         array = None if isinstance(value, ms.Tensor) else arrays.to_numpy(value, "roi_align")
-        return value if array is None else ms.Tensor.from_numpy(array)
+        tensor = value if array is None else ms.Tensor.from_numpy(array)
+        return as_operator_sees(tensor) if isinstance(tensor, ms.Tensor) else tensor
 
     features = as_tensor(input)
     boxes = [as_tensor(part) for part in boxes] if isinstance(boxes, (list, tuple)) else as_tensor(boxes)
     _check_tensors(features, boxes)
-    output = _pool(features, boxes, pooled, spatial_scale, sampling_ratio, aligned)
+    output = _cast(
+        _pool(*_in_one_dtype(features, boxes), pooled, spatial_scale, sampling_ratio, aligned), features.dtype
+    )
     return output if isinstance(input, ms.Tensor) else arrays.from_numpy(output.asnumpy(), input, "roi_align")
 
 
@@ -242,7 +313,7 @@ def _pool(
         _check_boxes_of_images([part.shape for part in boxes])
         pixels = _boxes.boxes_of_images(np, [part.asnumpy() for part in boxes])
     _check_shapes(input.shape, pixels.shape, pooled)
-    in_range = _boxes.torchvision_has_image(pixels[:, 0], input.shape[0])
+    in_range = _boxes.torchvision_has_image(np, pixels[:, 0], input.shape[0])
     params.check_index(pixels[:, 0], in_range, input.shape[0], "boxes")
     count, dtype = len(pixels), pixels.dtype
     _, channels, height, width = input.shape
@@ -300,21 +371,25 @@ def _pool_in_graph(
         _check_boxes_of_images([part.shape for part in boxes])
         pixels = _boxes.boxes_of_images(_xp, boxes)
     _check_shapes(input.shape, pixels.shape, pooled)
-    pixels = ops.stop_gradient(pixels)
+    # MindSpore (2.10) cannot slice what mindspore.vmap does not map over, such as boxes of one image for all features.
+    nothing = ops.zeros_like(ops.reduce_max(input))
+    pixels = ops.stop_gradient(pixels + nothing)
     # MindSpore (2.10) dies of slicing a tensor without rows.
     padded = _may_be_0(pixels.shape[0])
     if padded:
         pixels = _xp.concatenate((_xp.full((1, 5), 0, pixels.dtype), pixels), 0)
     index = pixels[:, :1]
     # MindSpore's operator raises RuntimeError for -1.
-    index = _xp.where(_boxes.torchvision_has_image(index, input.shape[0]), index, -1)
+    index = _xp.where(_boxes.torchvision_has_image(_xp, index, input.shape[0]), index, -1)
     pixels = _xp.concatenate((index, pixels[:, 1:]), 1)
     half = input.dtype == ms.float16
     scale = _scale_of_mode_1("float16" if half else "float32", input.shape[2], input.shape[3])
 
     boxes, size = _boxes.torchvision_boxes(_xp, pixels, spatial_scale, aligned)
     boxes, size = _boxes.outside_unless(_xp, _boxes.is_finite(_xp, boxes, size), boxes, size)
-    if aligned and half:
+    if aligned and _is_exporting_to_onnx():
+        output = _pool_samples(input, boxes, size, pooled, sampling_ratio)
+    elif aligned and half:
         in_mode_0 = (size >= 1).all(1) & ~_boxes.mindspore_has_mode_1(_xp, boxes, scale)
         boxes_0, size_0 = _boxes.outside_unless(_xp, in_mode_0, boxes, size)
         boxes_1, size_1 = _boxes.outside_unless(_xp, ~in_mode_0, boxes, size)
@@ -338,6 +413,31 @@ def _pool_all(
     in_mode_1 = _boxes.mindspore_rois_of_mode_1(_xp, boxes, size, scale)
     rois = in_mode_1 if roi_end_mode == 1 else _boxes.mindspore_rois_of_mode_0(_xp, boxes, size)
     return _operator(pooled, sampling_ratio, roi_end_mode, scale)(input, rois, in_mode_1)
+
+
+def _pool_samples(
+    input: ms.Tensor, boxes: ms.Tensor, size: ms.Tensor, pooled: Pooled, sampling_ratio: int
+) -> ms.Tensor:
+    """Pool every box by a call for each sample of a bin: a box of one bin and sample, half a cell around it.
+
+    This is for ONNX, whose operator, as MindSpore exports both modes to it, enlarges boxes to one cell.
+    """
+    height, width = pooled
+    bin_height, bin_width = size[:, 1:] / height, size[:, :1] / width
+    p, q = ms.Tensor([[*range(height)]], input.dtype), ms.Tensor([[*range(width)]], input.dtype)
+    of_bins = ops.zeros((1, height, width, 1), input.dtype)
+    index = ops.reshape(boxes[:, :1], (-1, 1, 1, 1)) + of_bins
+    output = 0
+    for i in range(sampling_ratio):
+        y = boxes[:, 2:3] + p * bin_height + (i + 0.5) * bin_height / sampling_ratio - 0.5
+        y = ops.reshape(y, (-1, height, 1, 1)) + of_bins
+        for j in range(sampling_ratio):
+            x = boxes[:, 1:2] + q * bin_width + (j + 0.5) * bin_width / sampling_ratio - 0.5
+            x = ops.reshape(x, (-1, 1, width, 1)) + of_bins
+            rois = ops.reshape(ops.cat((index, x, y, x, y), 3), (-1, 5))
+            output = output + _operator((1, 1), 1, 0, 1.0)(input, rois, rois)
+    output = ops.reshape(output / sampling_ratio**2, (-1, height, width, input.shape[1]))
+    return ops.transpose(output, (0, 3, 1, 2))
 
 
 class _Operator(nn.Cell):  # type: ignore[misc]

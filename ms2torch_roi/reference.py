@@ -119,7 +119,7 @@ def tv_roi_align(
         raise RuntimeError(f"roi_align: input and boxes must have the same dtype, got {input.dtype} and {rois.dtype}")
     params.check_shapes("roi_align", input.shape, rois.shape)
     params.check_sizes("roi_align", input.shape, rois.shape, *pooled)
-    in_range = _boxes.torchvision_has_image(rois[:, 0], input.shape[0])
+    in_range = _boxes.torchvision_has_image(np, rois[:, 0], input.shape[0])
     params.check_index(rois[:, 0], in_range, input.shape[0], "boxes")
     output = np.zeros((rois.shape[0], input.shape[1], *pooled), dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule

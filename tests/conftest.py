@@ -1,3 +1,5 @@
+import sys
+
 import hypothesis
 import pytest
 
@@ -24,6 +26,16 @@ def ours(ms):
     from ms2torch_roi import mindspore
 
     return mindspore
+
+
+@pytest.fixture
+def cells(ms, tmp_path, monkeypatch):
+    """Models to be made ones of mixed precision, in a folder for what O1 makes of their source."""
+    import mixed_precision_cells
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return mixed_precision_cells
 
 
 @pytest.fixture

@@ -44,6 +44,10 @@ MINDSPORE_EDGE_CASES = [case for case in EDGE_CASES if case.direction == "to-tor
 TORCHVISION_EDGE_CASES = [case for case in EDGE_CASES if case.direction == "to-mindspore"]
 
 
+# The ways to MindSpore's mixed precision; tests/mixed_precision_cells.py goes them.
+MIXED_PRECISION = ["to_float of the pool", "to_float of the model", "O1", "O2", "O3", "auto"]
+
+
 class Head(torch.nn.Module):
     """A tiny detection head, of the same weights each time."""
 

@@ -125,7 +125,7 @@ def of_torchvision(box: Box, aligned: bool) -> Placement:
         grid = _boxes.torchvision_grid(np.diag(used_size[0]), *pooled, sampling_ratio).diagonal()[None]
         problem = "refused: negative"
     count = _boxes.torchvision_count(grid, rois.dtype)
-    if not _boxes.torchvision_has_image(rois[:, 0], params.INT32_MAX).all():
+    if not _boxes.torchvision_has_image(np, rois[:, 0], params.INT32_MAX).all():
         problem = "index refused"
     elif not _boxes.is_finite(np, *feature_boxes).all():
         problem = "undefined, may crash"

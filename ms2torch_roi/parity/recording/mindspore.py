@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy.typing as npt
 
 from ... import params
+from ...mindspore import as_operator_sees
 from ..calls import Call
 from ..cases import MindSporeCase
 from .capture import DTYPES, Gradients, UnrecordableError, record_call, refuse, versions, wants_gradients
@@ -53,12 +54,14 @@ def _call(original: Callable[..., Any], primitive: Any, args: Any, kwargs: Any) 
     recordings = [] if ms.ops.primitive.jit_context() else due()
     if not recordings:
         return original(*args, **kwargs)
+    # What the operator would do itself; done here, the call that is recorded is the one that is computed.
+    seen = [as_operator_sees(arg) if isinstance(arg, ms.Tensor) else arg for arg in args]
     try:
-        call = _before(primitive, args, kwargs)
+        call = _before(primitive, seen, kwargs)
     except UnrecordableError as error:
         refuse(recordings, error)
         return original(*args, **kwargs)
-    features, rois = args
+    features, rois = seen
     gradients = None
     if wants_gradients(recordings):
         # The hooks are on tensors that nothing else uses, or they would see the gradients of other uses, or not see
