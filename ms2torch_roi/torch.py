@@ -197,9 +197,10 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, bac
         return _pool(features.to(dtype), rois.to(dtype), arguments, backward_mode).to(features.dtype)
     params.check_shapes("ROIAlign", features.shape, rois.shape)
     rois = _check_sizes(features, rois, arguments.pooled)
-    for tensor in (features, rois):
-        if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
-            raise NotImplementedError("ROIAlign has no derivative in forward mode (jvp), only one by backward()")
+    if torch.compiler.is_dynamo_compiling() or not _is_transformed():  # which has batches that cannot be asked
+        for tensor in (features, rois):
+            if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+                _refuse_forward_mode()
     pool: Callable[..., torch.Tensor]
     if arguments.samples <= 0:
         pool = _pool_adaptive_grids
@@ -234,6 +235,7 @@ def _check_sizes(features: torch.Tensor, rois: torch.Tensor, pooled: tuple[int, 
     A check of a size that a program leaves open would bind it to a range of sizes, so that is up to the program.
     """
     in_strict_export = torch.compiler.is_dynamo_compiling() and _is_exporting()  # where no size is known to be open
+    values: Any  # an int, or what stands for one while a program is made
     for what, values in params.sizes("ROIAlign", features.shape, rois.shape, *pooled).items():
         message = (
             f"ROIAlign: {what} would hold 2**31 values or more; at most {params.INT32_MAX} are allowed in one call"
@@ -245,6 +247,10 @@ def _check_sizes(features: torch.Tensor, rois: torch.Tensor, pooled: tuple[int, 
         else:
             params.check_size(what, values)
     return rois
+
+
+def _refuse_forward_mode(ctx: Any = None, *grad_inputs: Any) -> Any:
+    raise NotImplementedError("ROIAlign has no derivative in forward mode (jvp), only the one of backward()")
 
 
 def _pool_in_one_call(
@@ -290,9 +296,11 @@ def _pool_by_values(
     features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
 ) -> torch.Tensor:
     """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none."""
-    if (torch.is_grad_enabled() and features.requires_grad) or _is_transformed():
+    transformed = _is_transformed()
+    if transformed or (torch.is_grad_enabled() and features.requires_grad):
         # A copy, so that the caller can write to the rois, and may have made them in inference mode.
-        output: torch.Tensor = _Pool.apply(features, rois.detach().clone(), arguments, backward_mode)
+        rois = (rois if transformed else rois.detach()).clone()
+        output: torch.Tensor = _Pool.apply(features, rois, arguments, backward_mode)
         return output
     return _pool_plain_tensors(features, rois, arguments)
 
@@ -314,20 +322,47 @@ def _gradient_of_plain_tensors(
     of_output: torch.Tensor, rois: torch.Tensor, shape: _Shape, arguments: _Arguments
 ) -> torch.Tensor:
     """Return the gradient for features of this shape, added up in the order of MindSpore's kernel."""
-    images, height, width = shape
-    full_shape = (images, of_output.shape[1], height, width)
     if _takes_one_call(rois, arguments):
+        images, height, width = shape
         with torch.enable_grad():  # of zeros as of any features: pooling is linear
-            zeros = of_output.new_zeros(full_shape, requires_grad=True)
+            zeros = of_output.new_zeros(images, of_output.shape[1], height, width).requires_grad_()
             output = _pool_in_one_call(zeros, rois, arguments, arguments.mode)
         return torch.autograd.grad(output, zeros, of_output)[0]
+    of_features: torch.Tensor = _add_up(of_output, rois, *shape, *arguments.pooled, *arguments[1:])
+    return of_features
+
+
+# An operator, as torch has batches of gradients (is_grads_batched) that know what to do in operators only.
+@torch.library.custom_op(
+    "ms2torch_roi::_gradient",
+    mutates_args=(),
+    schema="(Tensor of_output, Tensor rois, int images, int height, int width, int pooled_height, int pooled_width,"
+    " float scale, int samples, int mode, bool exact) -> Tensor",
+)
+def _add_up(
+    of_output: torch.Tensor,
+    rois: torch.Tensor,
+    images: int,
+    height: int,
+    width: int,
+    pooled_height: int,
+    pooled_width: int,
+    scale: float,
+    samples: int,
+    mode: int,
+    exact: bool,
+) -> torch.Tensor:
+    """Return the gradient for features by the values of the rois."""
     pixels = _values(rois)
     with np.errstate(all="ignore"):
-        feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, arguments.mode)
-        zero = _boxes.mindspore_unwritten(np, pixels)
-        exact = arguments.exact or of_output.device.type != "cpu"
         return cpu.gradient(
-            of_output, full_shape, feature_boxes, zero, arguments.pooled, arguments.samples, exact=exact
+            of_output,
+            (images, of_output.shape[1], height, width),
+            _boxes.mindspore_boxes(np, pixels, scale, mode),
+            _boxes.mindspore_unwritten(np, pixels),
+            (pooled_height, pooled_width),
+            samples,
+            exact=exact or of_output.device.type != "cpu",
         )
 
 
@@ -344,6 +379,8 @@ def _values(rois: torch.Tensor) -> NDArray:
 
 class _Pool(torch.autograd.Function):
     """The pooled rows, with a gradient for features."""
+
+    jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod
     def forward(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int) -> torch.Tensor:
@@ -380,6 +417,8 @@ class _Pool(torch.autograd.Function):
 
 class _Gradient(torch.autograd.Function):
     """The gradient of ``_Pool`` for features, which has no derivative of its own."""
+
+    jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod
     def forward(of_output: torch.Tensor, rois: torch.Tensor, shape: _Shape, arguments: _Arguments) -> torch.Tensor:
@@ -467,7 +506,7 @@ def _pool_batch(
 
     if rois.ndim == 2:  # as more channels
         output = pool(values.movedim(0, 1).flatten(1, 2), rois, images)
-        return output.unflatten(1, (size, channels)).movedim(1, 0)
+        return output.view(output.shape[0], size, channels, *output.shape[2:]).movedim(1, 0)
     index = _Index.apply(rois[..., 0], images)
     if values.ndim == 5:  # as more images
         first = torch.arange(size, dtype=index.dtype, device=index.device) * images
@@ -475,11 +514,13 @@ def _pool_batch(
         values, images = values.flatten(0, 1), size * images
     rois = torch.cat((index[..., None], rois[..., 1:]), 2)
     output = pool(values, rois.flatten(0, 1), images)
-    return output.unflatten(0, (size, output.shape[0] // max(1, size)))
+    return output.view(size, output.shape[0] // max(1, size), *output.shape[1:])
 
 
 class _Index(torch.autograd.Function):
     """The whole image indices of a batch of rois, of any number of dimensions, where they are in range."""
+
+    jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod
     def forward(index: torch.Tensor, images: int) -> torch.Tensor:
