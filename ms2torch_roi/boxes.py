@@ -42,10 +42,10 @@ def mindspore_boxes(xp: Any, rois: Array, spatial_scale: float, roi_end_mode: in
     start, end, size = _mindspore_corners(xp, rois, spatial_scale, roi_end_mode)
     if roi_end_mode == 0:
         size = xp.where(size > 1, size, 1)
-    return xp.concatenate((_mindspore_index(xp, index), start, end), 1), size
+    return xp.concatenate((mindspore_index(xp, index), start, end), 1), size
 
 
-def _mindspore_index(xp: Any, index: Array) -> Array:
+def mindspore_index(xp: Any, index: Array) -> Array:
     """Round an index that is not NaN as MindSpore does."""
     rounded = (xp.asarray(index, dtype=xp.float32) + 7e-5).round()
     return xp.asarray(rounded, dtype=index.dtype)
@@ -252,10 +252,11 @@ def torchvision_call_of_all(
         (K, 5) boxes, and a bool without dimensions: MindSpore takes every index. torchvision checks that on a CPU only.
     """
     index = xp.nan_to_num(rois[:, :1], 0.0, math.inf, -math.inf)
-    has_image = index.clip(0, images - 1) == index
+    has_image = index.clip(0, images - 1) == index if images else index != index
     start, end, size = _mindspore_corners(xp, rois, spatial_scale, roi_end_mode)
-    pool_to_0 = ~(xp.linalg.norm(size, math.inf, 1) < math.inf) | mindspore_unwritten(xp, rois)
-    boxes = xp.concatenate((_mindspore_index(xp, index), start, end), 1)
+    # 0 times what is not finite is NaN, which a sum keeps everywhere, and a maximum does not in ONNX Runtime.
+    pool_to_0 = ((size * 0).sum(1) != 0) | mindspore_unwritten(xp, rois)
+    boxes = xp.concatenate((mindspore_index(xp, index), start, end), 1)
     if roi_end_mode == 1:
         boxes[:, 1:].add_(0.5)
     boxes[:, 1:].masked_fill_(pool_to_0[:, None], -4)

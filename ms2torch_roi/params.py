@@ -148,12 +148,24 @@ def check_shapes(name: str, features: Sequence[int], rois: Sequence[int]) -> Non
 
 
 def check_sizes(name: str, features: Sequence[int], rois: Sequence[int], pooled_height: int, pooled_width: int) -> None:
-    """Raise RuntimeError if the features or the output would hold 2**31 values or more; arguments as above."""
-    (features_name, _), _ = _INPUTS[name]
+    """Raise RuntimeError if the inputs or the output would hold 2**31 values or more; arguments as above."""
+    for what, values in sizes(name, features, rois, pooled_height, pooled_width).items():
+        check_size(what, values)
+
+
+def sizes(
+    name: str, features: Sequence[int], rois: Sequence[int], pooled_height: int, pooled_width: int
+) -> dict[str, int]:
+    """Return how many values each input and the output hold, by what to call it; arguments as above."""
+    (features_name, _), (rois_name, _) = _INPUTS[name]
     outputs = rois[0] * features[1] * pooled_height * pooled_width
-    for what, values in ((features_name, math.prod(features)), ("the output", outputs)):
-        if values > INT32_MAX:
-            raise RuntimeError(f"{what} would hold {values} values; at most {INT32_MAX} are allowed in one call")
+    return {features_name: math.prod(features), "the output": outputs, rois_name: math.prod(rois)}
+
+
+def check_size(what: str, values: int) -> None:
+    """Raise RuntimeError if these are 2**31 values or more."""
+    if values > INT32_MAX:
+        raise RuntimeError(f"{what} would hold {values} values; at most {INT32_MAX} are allowed in one call")
 
 
 def check_boxes_of_images(shapes: Sequence[Sequence[int]]) -> None:

@@ -144,6 +144,11 @@ class ROIAlign(torch.nn.Module):
         )
 
 
+_BAD_INDEX = "ROIAlign: rois with an image index out of range"
+
+_Shape = tuple[int, int, int]  # N, H and W
+
+
 # One node to torch.fx, so that what it traces stays as exact as this is.
 @torch.fx.wrap
 def _roi_align(
@@ -191,13 +196,15 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, bac
     if not (features.dtype == rois.dtype == dtype):
         return _pool(features.to(dtype), rois.to(dtype), arguments, backward_mode).to(features.dtype)
     params.check_shapes("ROIAlign", features.shape, rois.shape)
-    traced = _is_traced(rois)
-    if not traced:  # which would bind a program to a range of K
-        params.check_sizes("ROIAlign", features.shape, rois.shape, *arguments.pooled)
+    rois = _check_sizes(features, rois, arguments.pooled)
+    if torch.compiler.is_dynamo_compiling() or not _is_transformed():  # which has batches that cannot be asked
+        for tensor in (features, rois):
+            if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+                _refuse_forward_mode()
     pool: Callable[..., torch.Tensor]
     if arguments.samples <= 0:
         pool = _pool_adaptive_grids
-    elif traced or rois.device.type != "cpu":
+    elif _is_traced(rois) or (rois.device.type != "cpu" and not _is_transformed()):
         pool = _pool_in_one_call
     else:
         pool = _pool_by_values
@@ -208,10 +215,42 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, bac
     return pool(features, rois, arguments, backward_mode)
 
 
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # torch has it since 2.7
+
+
 def _is_traced(rois: torch.Tensor) -> bool:
     """Tell whether the rois have no values to look at: while torch compiles, exports, traces or infers shapes."""
     is_tracing: bool = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return is_tracing or rois.is_meta or isinstance(rois, FakeTensor)
+    return is_tracing or rois.is_meta or isinstance(rois, FakeTensor) or torch._is_functional_tensor(rois)
+
+
+def _is_transformed() -> bool:
+    """Tell whether a function of torch.func is at work, so that tensors may stand for batches of others."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def _check_sizes(features: torch.Tensor, rois: torch.Tensor, pooled: tuple[int, int]) -> torch.Tensor:
+    """Raise RuntimeError if the tensors or the output are too large, and return the rois.
+
+    A check of a size that a program leaves open would bind it to a range of sizes, so that is up to the program.
+    """
+    in_strict_export = torch.compiler.is_dynamo_compiling() and _is_exporting()  # where no size is known to be open
+    values: Any  # an int, or what stands for one while a program is made
+    for what, values in params.sizes("ROIAlign", features.shape, rois.shape, *pooled).items():
+        message = (
+            f"ROIAlign: {what} would hold 2**31 values or more; at most {params.INT32_MAX} are allowed in one call"
+        )
+        if isinstance(values, torch.Tensor):  # in torch.jit.trace, which keeps only what something depends on
+            rois = torch._functional_assert_async(values <= params.INT32_MAX, message, rois)
+        elif isinstance(values, torch.SymInt) or in_strict_export:
+            torch._assert_async(torch.scalar_tensor(values, dtype=torch.int64) <= params.INT32_MAX, message)
+        else:
+            params.check_size(what, values)
+    return rois
+
+
+def _refuse_forward_mode(ctx: Any = None, *grad_inputs: Any) -> Any:
+    raise NotImplementedError("ROIAlign has no derivative in forward mode (jvp), only the one of backward()")
 
 
 def _pool_in_one_call(
@@ -223,7 +262,7 @@ def _pool_in_one_call(
 
     def call(features: torch.Tensor, mode: int) -> torch.Tensor:
         boxes, have_image = _boxes.torchvision_call_of_all(_xp, rois, features.shape[0], scale, mode)
-        torch._assert_async(have_image, "ROIAlign: rois with an image index out of range")
+        torch._assert_async(have_image, _BAD_INDEX)
         output: torch.Tensor = roi_align(features, boxes, pooled, 1.0, samples, mode == 1)
         return output
 
@@ -257,55 +296,251 @@ def _pool_by_values(
     features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int
 ) -> torch.Tensor:
     """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none."""
-    if features.device.type != "cpu" and not arguments.exact:
-        arguments = arguments._replace(exact=True)
-    pixels = rois.detach().cpu().resolve_neg().numpy()
+    transformed = _is_transformed()
+    if transformed or (torch.is_grad_enabled() and features.requires_grad):
+        # A copy, so that the caller can write to the rois, and may have made them in inference mode.
+        rois = (rois if transformed else rois.detach()).clone()
+        output: torch.Tensor = _Pool.apply(features, rois, arguments, backward_mode)
+        return output
+    return _pool_plain_tensors(features, rois, arguments)
+
+
+def _pool_plain_tensors(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments) -> torch.Tensor:
+    if _takes_one_call(rois, arguments):
+        return _pool_in_one_call(features, rois, arguments, arguments.mode)
+    pixels = _values(rois)
     in_range = _boxes.mindspore_has_image(pixels[:, 0], features.shape[0])
     params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
+    pool = cpu.pool if arguments.exact or features.device.type != "cpu" else cpu.pool_fast
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        feature_boxes = backward_feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, arguments.mode)
-        if backward_mode != arguments.mode:
-            backward_feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, backward_mode)
+        feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, arguments.mode)
         zero = _boxes.mindspore_unwritten(np, pixels)
-        differentiated = torch.is_grad_enabled() and features.requires_grad
-        is_dual = torch.autograd.forward_ad.unpack_dual(features).tangent is not None  # type: ignore[no-untyped-call]
-        if differentiated or is_dual:  # the latter to be refused
-            output: torch.Tensor = _Pool.apply(features, feature_boxes, backward_feature_boxes, zero, arguments)
-            return output
-        return _pool_boxes(features, feature_boxes, zero, arguments)
+        return pool(features, feature_boxes, zero, arguments.pooled, arguments.samples)
 
 
-def _pool_boxes(
-    features: torch.Tensor, feature_boxes: _boxes.FeatureBoxes, zero: NDArray, arguments: _Arguments
+def _gradient_of_plain_tensors(
+    of_output: torch.Tensor, rois: torch.Tensor, shape: _Shape, arguments: _Arguments
 ) -> torch.Tensor:
-    pool = cpu.pool if arguments.exact else cpu.pool_fast
-    return pool(features, feature_boxes, zero, arguments.pooled, arguments.samples)
+    """Return the gradient for features of this shape, added up in the order of MindSpore's kernel."""
+    if _takes_one_call(rois, arguments):
+        images, height, width = shape
+        with torch.enable_grad():  # of zeros as of any features: pooling is linear
+            zeros = of_output.new_zeros(images, of_output.shape[1], height, width).requires_grad_()
+            output = _pool_in_one_call(zeros, rois, arguments, arguments.mode)
+        return torch.autograd.grad(output, zeros, of_output)[0]
+    of_features: torch.Tensor = _add_up(of_output, rois, *shape, *arguments.pooled, *arguments[1:])
+    return of_features
+
+
+# An operator, as torch has batches of gradients (is_grads_batched) that know what to do in operators only.
+@torch.library.custom_op(
+    "ms2torch_roi::_gradient",
+    mutates_args=(),
+    schema="(Tensor of_output, Tensor rois, int images, int height, int width, int pooled_height, int pooled_width,"
+    " float scale, int samples, int mode, bool exact) -> Tensor",
+)
+def _add_up(
+    of_output: torch.Tensor,
+    rois: torch.Tensor,
+    images: int,
+    height: int,
+    width: int,
+    pooled_height: int,
+    pooled_width: int,
+    scale: float,
+    samples: int,
+    mode: int,
+    exact: bool,
+) -> torch.Tensor:
+    """Return the gradient for features by the values of the rois."""
+    pixels = _values(rois)
+    with np.errstate(all="ignore"):
+        return cpu.gradient(
+            of_output,
+            (images, of_output.shape[1], height, width),
+            _boxes.mindspore_boxes(np, pixels, scale, mode),
+            _boxes.mindspore_unwritten(np, pixels),
+            (pooled_height, pooled_width),
+            samples,
+            exact=exact or of_output.device.type != "cpu",
+        )
+
+
+def _takes_one_call(rois: torch.Tensor, arguments: _Arguments) -> bool:
+    return arguments.samples > 0 and (rois.device.type != "cpu" or _is_traced(rois))
+
+
+def _values(rois: torch.Tensor) -> NDArray:
+    if _is_traced(rois):
+        raise RuntimeError(f"ROIAlign: {_NOT_TRACED}")
+    values: NDArray = rois.detach().cpu().resolve_neg().numpy()
+    return values
 
 
 class _Pool(torch.autograd.Function):
-    """The rows that are not ``zero``, with a gradient that is added up in the order of MindSpore's kernel."""
+    """The pooled rows, with a gradient for features."""
+
+    jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod
-    def forward(
-        ctx: Any,
+    def forward(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, backward_mode: int) -> torch.Tensor:
+        return _pool_plain_tensors(features, rois, arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        features, rois, arguments, backward_mode = inputs
+        ctx.save_for_backward(rois)
+        ctx.shape = _shape(features)
+        ctx.arguments = arguments._replace(mode=backward_mode)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        of_features = _Gradient.apply(gradient, *ctx.saved_tensors, ctx.shape, ctx.arguments)
+        return of_features, None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
         features: torch.Tensor,
-        feature_boxes: _boxes.FeatureBoxes,
-        backward_feature_boxes: _boxes.FeatureBoxes,
-        zero: NDArray,
+        rois: torch.Tensor,
         arguments: _Arguments,
-    ) -> torch.Tensor:
-        ctx.plan = (features.shape, backward_feature_boxes, zero, arguments)
-        return _pool_boxes(features, feature_boxes, zero, arguments)
+        backward_mode: int,
+    ) -> tuple[torch.Tensor, int]:
+        def pool(features: torch.Tensor, rois: torch.Tensor, images: int) -> torch.Tensor:
+            output: torch.Tensor = _Pool.apply(features, rois, arguments, backward_mode)
+            return output
+
+        features, rois = _batches_in_front(in_dims, features, rois)
+        return _pool_batch(pool, info.batch_size, features, rois, _shape(features), arguments.pooled), 0
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient of ``_Pool`` for features, which has no derivative of its own."""
+
+    jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        shape, feature_boxes, zero, arguments = ctx.plan
-        with np.errstate(all="ignore"):
-            of_features = cpu.gradient(
-                gradient, shape, feature_boxes, zero, arguments.pooled, arguments.samples, exact=arguments.exact
+    def forward(of_output: torch.Tensor, rois: torch.Tensor, shape: _Shape, arguments: _Arguments) -> torch.Tensor:
+        return _gradient_of_plain_tensors(of_output, rois, shape, arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        raise RuntimeError("ROIAlign: trying to differentiate twice, but it has a first derivative only")
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        of_output: torch.Tensor,
+        rois: torch.Tensor,
+        shape: _Shape,
+        arguments: _Arguments,
+    ) -> tuple[torch.Tensor, int]:
+        def gradient(of_output: torch.Tensor, rois: torch.Tensor, images: int) -> torch.Tensor:
+            of_features: torch.Tensor = _Gradient.apply(of_output, rois, (images, *shape[1:]), arguments)
+            return of_features
+
+        of_output, rois = _batches_in_front(in_dims, of_output, rois)
+        if of_output.ndim == 4:  # each has features of its own that it is the gradient for
+            of_output = of_output.expand(info.batch_size, *of_output.shape)
+        return _pool_batch(gradient, info.batch_size, of_output, rois, shape, arguments.pooled), 0
+
+
+def _shape(features: torch.Tensor) -> _Shape:
+    """Return N, H and W."""
+    return features.shape[-4], features.shape[-2], features.shape[-1]
+
+
+def _batches_in_front(in_dims: tuple[Any, ...], *tensors: torch.Tensor) -> list[torch.Tensor]:
+    return [tensor if dim is None else tensor.movedim(dim, 0) for dim, tensor in zip(in_dims, tensors)]  # noqa: B905
+
+
+def _pool_batch(
+    pool: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor],
+    size: int,
+    values: torch.Tensor,
+    rois: torch.Tensor,
+    shape: _Shape,
+    pooled: tuple[int, int],
+) -> torch.Tensor:
+    """Make one call of so many: the rule of ``torch.vmap`` for an operator that pools, and for its gradient.
+
+    Args:
+        pool: the operator, of values, rois and the number of images that the rois count.
+        size: number of calls.
+        values: features (N, C, H, W) or a gradient for outputs (K, C, pooled_height, pooled_width), which all calls
+            share, or those of each, (size, ...).
+        rois: (K, 5) that all calls share, or (size, K, 5).
+        shape: N, H and W of the features of one call.
+        pooled: number of bins.
+
+    Returns:
+        (size, ...), what each call returns.
+    """
+    images, height, width = shape
+    rows, channels = rois.shape[-2], values.shape[-3]
+    largest = max(params.sizes("ROIAlign", (images, channels, height, width), (rows, 5), *pooled).values())
+    at_once = max(1, params.INT32_MAX // max(1, largest))
+    if values.ndim == 5 and rois.ndim == 3:
+        whole = min(2 / torch.finfo(dtype).eps for dtype in (rois.dtype, torch.float32))  # all up to that are exact
+        at_once = max(1, min(at_once, int(whole) // max(1, images)))
+    if size > at_once:
+        parts = [slice(first, first + at_once) for first in range(0, size, at_once)]
+        outputs = [
+            _pool_batch(
+                pool,
+                min(size, part.stop) - part.start,
+                values[part] if values.ndim == 5 else values,
+                rois[part] if rois.ndim == 3 else rois,
+                shape,
+                pooled,
             )
-        return of_features, None, None, None, None
+            for part in parts
+        ]
+        return torch.cat(outputs)
+
+    if rois.ndim == 2:  # as more channels
+        output = pool(values.movedim(0, 1).flatten(1, 2), rois, images)
+        return output.view(output.shape[0], size, channels, *output.shape[2:]).movedim(1, 0)
+    index = _Index.apply(rois[..., 0], images)
+    if values.ndim == 5:  # as more images
+        first = torch.arange(size, dtype=index.dtype, device=index.device) * images
+        index = index + first[:, None]
+        values, images = values.flatten(0, 1), size * images
+    rois = torch.cat((index[..., None], rois[..., 1:]), 2)
+    output = pool(values, rois.flatten(0, 1), images)
+    return output.view(size, output.shape[0] // max(1, size), *output.shape[1:])
+
+
+class _Index(torch.autograd.Function):
+    """The whole image indices of a batch of rois, of any number of dimensions, where they are in range."""
+
+    jvp = staticmethod(_refuse_forward_mode)
+
+    @staticmethod
+    def forward(index: torch.Tensor, images: int) -> torch.Tensor:
+        has_image = _boxes.mindspore_has_image(index, images)
+        if index.device.type != "cpu" or isinstance(index, FakeTensor):
+            torch._assert_async(has_image.all(), _BAD_INDEX)
+        elif not has_image.all():
+            entry = tuple((~has_image).nonzero()[0, :-1].tolist())
+            name = f"rois of entry {entry[0] if len(entry) == 1 else entry} of the batch of vmap,"
+            params.check_index(index[entry].numpy(), has_image[entry].numpy(), images, name)
+        return _boxes.mindspore_index(_xp, index.nan_to_num(0.0))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], index: torch.Tensor, images: int) -> tuple[torch.Tensor, int]:
+        (index,) = _batches_in_front(in_dims, index)
+        return _Index.apply(index, images), 0
 
 
 def _pool_arrays(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:

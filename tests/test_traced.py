@@ -1,19 +1,20 @@
 """ROIAlign compiled, exported and traced: one torchvision call, within a bound of what eager mode computes."""
 
 import io
+import itertools
 import pickle
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from helpers import MINDSPORE_EDGE_CASES, Head, assert_same_bits
+from helpers import MINDSPORE_EDGE_CASES, Head, assert_same_bits, run_python
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ms2torch_roi import ROIAlign, boxes
+from ms2torch_roi import ROIAlign, boxes, params
 from ms2torch_roi.parity import cases, operators
 from ms2torch_roi.parity.verdicts import same_bits
 
@@ -208,24 +209,71 @@ def test_rois_get_no_gradient_in_one_call():
 @pytest.mark.parametrize("mode", [0, 1])
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_runtime_computes_the_same(mode):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     op = ROIAlign(3, 2, 0.25, 2, mode)
-    program = torch.onnx.export(op, (FEATURES, some_rois(5)), dynamo=True, dynamic_shapes=({}, {0: K}), verbose=False)
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    names = [argument.name for argument in session.get_inputs()]
-
-    def run(rois):
-        (output,) = session.run(None, dict(zip(names, (FEATURES.numpy(), rois.numpy()), strict=True)))
-        return torch.from_numpy(output)
+    run = in_onnx_runtime(op, (FEATURES, some_rois(5)))
 
     special = torch.tensor(
         [[0, 0, 1, 0, 9], [1, float("nan"), 1, 9, 9], [1, 400, 400, 500, 500], [float("nan"), 4, 4, 9, 9]]
     )
     for rois in (some_rois(0), some_rois(1), some_rois(300), special):
-        torch.testing.assert_close(run(rois), op(FEATURES, rois), rtol=0, atol=(0, 1e-5)[mode])
+        torch.testing.assert_close(run(FEATURES, rois), op(FEATURES, rois), rtol=0, atol=(0, 1e-5)[mode])
     for index in (2.0, -1.0, -0.5):
         with pytest.raises(Exception, match=r"batch_indices value -1 .* out of range"):
-            run(torch.tensor([[index, 1, 1, 9, 9]]))
+            run(FEATURES, torch.tensor([[index, 1, 1, 9, 9]]))
+
+
+# Each makes a program of any number of rois, from an operator and what it pools.
+
+
+def in_onnx_runtime(op, tensors):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    program = torch.onnx.export(op, tensors, dynamo=True, dynamic_shapes=({}, {0: K}), verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [argument.name for argument in session.get_inputs()]
+
+    def run(*tensors):
+        (output,) = session.run(None, dict(zip(names, (tensor.numpy() for tensor in tensors), strict=True)))
+        return torch.from_numpy(output)
+
+    return run
+
+
+PROGRAMS = {
+    "torch.export": lambda op, tensors: torch.export.export(op, tensors, dynamic_shapes=({}, {0: K})).module(),
+    "torch.compile": lambda op, tensors: torch.compile(op, fullgraph=True, dynamic=True, backend="aot_eager"),
+    "torch.jit.trace": torch.jit.trace,
+    "make_fx": lambda op, tensors: make_fx(op, tracing_mode="symbolic")(*tensors),
+    "ONNX Runtime": in_onnx_runtime,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.filterwarnings("ignore")
+def test_rois_with_nan_and_infinities_pool_as_in_eager_mode(program, mode, dtype):
+    if program == "ONNX Runtime" and dtype == torch.float16:
+        pytest.skip("its operator on a CPU has no float16")
+    op, features, largest = ROIAlign(3, 2, 0.25, 2, mode), FEATURES.to(dtype), torch.finfo(dtype).max
+    run = PROGRAMS[program](op, (features, some_rois(7).to(dtype)))
+    rows = []
+    for columns in itertools.chain(*(itertools.combinations(range(1, 5), count) for count in (1, 2, 4))):
+        for values in itertools.product((np.nan, np.inf, -np.inf, largest, -largest), repeat=len(columns)):
+            row = [1, 9, 7, 40, 33]
+            for column, value in zip(columns, values, strict=True):
+                row[column] = value
+            rows.append(row)
+    rows.append([np.nan, 9, 7, 40, 33])
+    rois = torch.tensor(rows, dtype=dtype)
+    expected = op(features, rois)
+    assert expected.flatten(1).any(1).sum() >= (10, 1)[mode]
+    bound = 0 if mode == 0 else {torch.float32: 1e-5, torch.float16: 0.1}[dtype]
+    torch.testing.assert_close(run(features, rois), expected, rtol=0, atol=bound)
+
+    for index in (np.inf, -np.inf):
+        rois[1, 0] = index
+        with pytest.raises(Exception, match=r"index out of range|batch.* index must be in|batch_indices value -1"):
+            run(features, rois)
 
 
 @pytest.mark.parametrize("sample_num", [2, 0])
@@ -260,9 +308,100 @@ def test_fake_and_meta_tensors_have_shapes_and_dtypes():
     assert fake.shape == (6, 5)
 
 
-def test_more_values_than_32_bits_can_count_are_not_refused_of_tensors_without_values():
-    rois = torch.empty(2**30, 5, device="meta")
-    assert ROIAlign(3, 2, 0.25)(FEATURES.to("meta"), rois).shape == (2**30, 3, 3, 2)
+# The limit of 2**31 values. Tests lower it: a program that does not keep it would crash them.
+
+LIMIT = 60_000
+FROM_LIMIT = {  # features, rois, and which of them, or the output, has too many values
+    "features": (torch.zeros(()).expand(2, 3, 100, 101), some_rois(5)),
+    "the output": (FEATURES, some_rois(60_000 // 18 + 1)),
+    "rois": (FEATURES[:, :1], some_rois(12_001)),
+}
+
+
+@pytest.fixture
+def limit(monkeypatch):
+    monkeypatch.setattr(params, "INT32_MAX", LIMIT)
+
+
+OPEN = (
+    {0: torch.export.Dim("N"), 1: torch.export.Dim("C"), 2: torch.export.Dim("H"), 3: torch.export.Dim("W")},
+    {0: K},
+)
+TENSORS = FEATURES, some_rois(7)
+OPEN_PROGRAMS = {
+    "torch.export": lambda op: torch.export.export(op, TENSORS, dynamic_shapes=OPEN).module(),
+    "torch.export, strict": lambda op: torch.export.export(op, TENSORS, dynamic_shapes=OPEN, strict=True).module(),
+    "torch.compile": lambda op: torch.compile(op, dynamic=True, backend="aot_eager"),
+    "torch.jit.trace": lambda op: torch.jit.trace(op, TENSORS),
+    "make_fx": lambda op: make_fx(op, tracing_mode="symbolic")(*TENSORS),
+}
+
+
+@pytest.mark.parametrize("what", FROM_LIMIT)
+@pytest.mark.parametrize("program", OPEN_PROGRAMS)
+@pytest.mark.filterwarnings("ignore")
+def test_more_values_than_32_bits_can_count_are_refused_when_a_program_runs(limit, program, what):
+    pooled = (1, 1) if what == "rois" else (3, 2)
+    op = ROIAlign(*pooled, 0.25)
+    run = OPEN_PROGRAMS[program](op)
+    features, rois = FROM_LIMIT[what]
+    small = FEATURES[:, : features.shape[1]], rois[: len(rois) // 3 - 1]
+    torch.testing.assert_close(run(*small), op(*small), rtol=0, atol=1e-5)
+    with pytest.raises(RuntimeError, match=rf"{what} would hold .* values.*; at most {LIMIT} are allowed in one call"):
+        run(features, rois)
+
+
+@pytest.mark.parametrize("what", FROM_LIMIT)
+def test_more_values_than_32_bits_can_count_are_refused_where_the_sizes_are_numbers(limit, what):
+    op = ROIAlign(*((1, 1) if what == "rois" else (3, 2)), 0.25)
+    tensors = FROM_LIMIT[what]
+    message = rf"{what} would hold \d+ values; at most {LIMIT} are allowed in one call"
+    with pytest.raises(RuntimeError, match=message):
+        torch.export.export(op, tensors)
+    with pytest.raises(RuntimeError, match=message):
+        op(*(tensor.to("meta") for tensor in tensors))
+    with pytest.raises(RuntimeError, match=message):
+        torch.compile(op, backend="aot_eager")(*tensors)
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
+        torch.compile(op, fullgraph=True, backend="aot_eager")(*tensors)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_limit_binds_no_program_to_a_range_of_sizes(strict):
+    program = torch.export.export(ROIAlign(3, 2, 0.25), TENSORS, dynamic_shapes=OPEN, strict=strict)
+    assert len(program.range_constraints) == 5
+    for allowed in program.range_constraints.values():
+        assert (allowed.lower, str(allowed.upper)) == (0, "int_oo")
+
+
+def test_one_compiled_program_for_any_size():
+    counter = CompileCounterWithBackend("aot_eager")
+    op = ROIAlign(3, 2, 0.25)
+    compiled = torch.compile(op, fullgraph=True, backend=counter)
+    for images, height, count in ((2, 7, 5), (3, 9, 4), (4, 30, 300), (7, 13, 2)):
+        features, rois = FEATURES[:1, :, :height].expand(images, -1, -1, -1).contiguous(), some_rois(count)
+        torch._dynamo.mark_dynamic(features, 0)
+        torch._dynamo.mark_dynamic(features, 2)
+        torch._dynamo.mark_dynamic(rois, 0)
+        torch.testing.assert_close(compiled(features, rois), op(features, rois), rtol=0, atol=1e-5)
+    assert counter.frame_count == 1
+
+
+def test_a_compiled_call_of_2_to_the_31_values_is_refused_and_does_not_crash():
+    code = """
+import torch
+from ms2torch_roi import ROIAlign
+features, rois = torch.zeros(()).expand(2**11, 2**8, 2**6, 2**6), torch.tensor([[2047.0, 1, 1, 9, 9]])
+for dynamic in (False, True):
+    torch._dynamo.reset()
+    try:
+        torch.compile(ROIAlign(1, 1, 1.0), backend="aot_eager", dynamic=dynamic)(features, rois)
+    except RuntimeError as error:
+        print(error)
+"""
+    process = run_python(code)
+    assert process.stdout == 2 * "features would hold 2147483648 values; at most 2147483647 are allowed in one call\n"
 
 
 def test_another_default_device_changes_nothing():
@@ -322,6 +461,17 @@ def test_a_bad_index_is_an_error_when_it_is_run(index):
     for call in (program, compiled):
         with pytest.raises(RuntimeError, match="ROIAlign: rois with an image index out of range"):
             call(FEATURES, rois)
+
+
+def test_no_index_is_one_of_no_image():
+    op, features = ROIAlign(3, 2, 0.25), FEATURES[:0]
+    program = make_fx(op, tracing_mode="fake")(features, some_rois(3))
+    assert make_fx(op, tracing_mode="fake")(features, some_rois(0))(features, some_rois(0)).shape == (0, 3, 3, 2)
+    for index in (0, -1, float("nan")):
+        rois = some_rois(3)
+        rois[1, 0] = index
+        with pytest.raises(RuntimeError, match="ROIAlign: rois with an image index out of range"):
+            program(features, rois)
 
 
 def test_an_adaptive_grid_is_refused_where_it_cannot_be_traced():
