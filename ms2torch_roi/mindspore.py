@@ -60,8 +60,8 @@ class RoIAlign(nn.Cell):  # type: ignore[misc]
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
 
-    def construct(self, input: ms.Tensor, boxes: ms.Tensor | Sequence[ms.Tensor]) -> ms.Tensor:
-        return roi_align(input, boxes, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+    def construct(self, input: ms.Tensor, rois: ms.Tensor | Sequence[ms.Tensor]) -> ms.Tensor:
+        return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
 
     def __repr__(self) -> str:
         return (

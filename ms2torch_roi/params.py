@@ -53,7 +53,8 @@ def check_mindspore_arguments(
     ):
         if not isinstance(value, wanted) or isinstance(value, bool):
             got = f"{value!r} ({type(value).__name__})"
-            raise TypeError(f"ROIAlign: {name} must be of type {wanted.__name__}, got {got}")
+            hint = _hint_of_calls(pooled_height, list | tuple) or _hint_of_calls(pooled_width, float)
+            raise TypeError(f"ROIAlign: {name} must be of type {wanted.__name__}, got {got}{hint}")
     if roi_end_mode not in (0, 1):
         raise ValueError(f"ROIAlign: roi_end_mode must be 0 or 1, got {roi_end_mode}")
     if backward_roi_end_mode not in (None, 0, 1):
@@ -77,17 +78,20 @@ def torchvision_arguments(
     """
     pooled_height, pooled_width = _converted(_pair, output_size, "output_size", "an int or a pair of ints")
     scale = _converted(_real, spatial_scale, "spatial_scale", "a number")
-    ratio = _converted(operator.index, sampling_ratio, "sampling_ratio", "an int")
+    ratio = _converted(
+        operator.index, sampling_ratio, "sampling_ratio", "an int", _hint_of_calls(sampling_ratio, float)
+    )
     is_aligned = _converted(_bool, aligned, "aligned", "a bool")
     check_pooled_size(pooled_height, pooled_width, ratio, "roi_align")
     return (pooled_height, pooled_width), scale, ratio, is_aligned
 
 
-def _converted(convert: Callable[[Any], Value], value: Any, name: str, wanted: str) -> Value:
+def _converted(convert: Callable[[Any], Value], value: Any, name: str, wanted: str, hint: str = "") -> Value:
     try:
         return convert(value)
     except (TypeError, ValueError):
-        raise RuntimeError(f"roi_align: {name} must be {wanted}, got {value!r} ({type(value).__name__})") from None
+        got = f"{value!r} ({type(value).__name__})"
+        raise RuntimeError(f"roi_align: {name} must be {wanted}, got {got}{hint}") from None
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -105,6 +109,26 @@ def _bool(value: Any) -> bool:
     if not isinstance(value, bool | int | np.bool_):
         raise TypeError
     return bool(value)
+
+
+def _hint_of_calls(value: Any, kind: Any) -> str:
+    """Return both calls if an argument is what the other operator has in its place."""
+    if not isinstance(value, kind):
+        return ""
+    return (
+        ". MindSpore's call is ROIAlign(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode),"
+        " torchvision's is RoIAlign(output_size, spatial_scale, sampling_ratio, aligned)"
+    )
+
+
+def hint_of_list(name: str, value: Any) -> str:
+    """Return what to do with a list of boxes for each image, if that is what ROIAlign was given for rois."""
+    if name != "rois" or not isinstance(value, list | tuple):
+        return ""
+    return (
+        ": concatenate to (K, 5), rows of (index, x1, y1, x2, y2); only torchvision's call, RoIAlign, takes a list of"
+        " boxes for each image"
+    )
 
 
 def check_pooled_size(pooled_height: int, pooled_width: int, sample_num: int, name: str) -> None:

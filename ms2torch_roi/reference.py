@@ -136,7 +136,9 @@ def _compute_dtype(arrays: dict[str, NDArray]) -> np.dtype[Any]:
     """Check two arrays, and return the dtype to compute in."""
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
+            raise TypeError(
+                f"{name} must be a numpy.ndarray, got {type(array).__name__}{params.hint_of_list(name, array)}"
+            )
         if array.dtype not in (np.float16, np.float32, np.float64):
             raise TypeError(f"{name} must be float16, float32 or float64, got {array.dtype}")
     first, second = (array.dtype for array in arrays.values())

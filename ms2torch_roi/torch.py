@@ -567,6 +567,7 @@ def _check_tensor(name: str, value: Any) -> None:
         found = f"{type(value).__module__}.{type(value).__qualname__}"  # MindSpore's is called Tensor as well
         if isinstance(value, np.ma.MaskedArray):
             found += ": a mask would be lost"
+        found += params.hint_of_list(name, value)
         raise TypeError(f"ROIAlign: {name} must be a tensor of torch or MindSpore or a NumPy array, got {found}")
     if value.dtype not in _DTYPES:
         raise TypeError(f"ROIAlign: {name} must be float16, float32, float64 or bfloat16, got {value.dtype}")

@@ -13,12 +13,37 @@ pytestmark = pytest.mark.needs_mindspore
 
 
 def test_names_order_and_defaults_are_torchvisions(ours):
-    theirs, mine = inspect.signature(torchvision.ops.roi_align), inspect.signature(ours.roi_align)
-    assert list(mine.parameters) == list(theirs.parameters)
-    assert [p.default for p in mine.parameters.values()] == [p.default for p in theirs.parameters.values()]
-    theirs, mine = (inspect.signature(cell.__init__) for cell in (torchvision.ops.RoIAlign, ours.RoIAlign))
-    assert list(mine.parameters) == list(theirs.parameters)
-    assert [p.default for p in mine.parameters.values()] == [p.default for p in theirs.parameters.values()]
+    theirs = torchvision.ops
+    for their, our in (
+        (theirs.roi_align, ours.roi_align),
+        (theirs.RoIAlign.__init__, ours.RoIAlign.__init__),
+        (theirs.RoIAlign.forward, ours.RoIAlign.construct),  # what calling a module, and a cell, calls
+    ):
+        expected, actual = (inspect.signature(function).parameters.values() for function in (their, our))
+        assert [(p.name, p.kind, p.default) for p in actual] == [(p.name, p.kind, p.default) for p in expected]
+
+
+@pytest.mark.parametrize("mode", ["PYNATIVE_MODE", "GRAPH_MODE"])
+def test_arguments_of_a_call_by_name(ms, ours, request, mode):
+    if mode == "GRAPH_MODE":
+        request.getfixturevalue("graph_mode")
+    features, rois = ms.Tensor(FEATURES), ms.Tensor(BOXES)
+    listed = [ms.Tensor(BOXES[:, 1:]), ms.Tensor(BOXES[:0, 1:])]
+    cell = ours.RoIAlign((3, 4), 0.5, 2)
+
+    class Head(ms.nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.pool = cell
+
+        def construct(self, features, rois):
+            return self.pool(features, rois=rois)
+
+    expected = in_torchvision(FEATURES, BOXES, (3, 4), 0.5, 2)
+    for output in (cell(features, rois=rois), cell(rois=rois, input=features), Head()(features, rois)):
+        assert_same_bits(output.asnumpy(), expected)
+    of_one_image = in_torchvision(FEATURES, [BOXES[:, 1:], BOXES[:0, 1:]], (3, 4), 0.5, 2)
+    assert_same_bits(cell(features, rois=listed).asnumpy(), of_one_image)
 
 
 def test_attributes_and_repr_are_torchvisions(ours):

@@ -23,6 +23,10 @@ REFUSED = [
     ((2, 2, 0.5, 2, 1.0), TypeError, r"roi_end_mode must be of type int, got 1.0 \(float\)"),
     ((2, 2, 0.5, 2, 2), ValueError, r"roi_end_mode must be 0 or 1, got 2"),
     ((2, 2, 0.5, 2, -1), ValueError, r"roi_end_mode must be 0 or 1, got -1"),
+    # torchvision's call, and detectron2's.
+    (((7, 7), 0.25, 0), TypeError, r"pooled_height must be of type int, got \(7, 7\) \(tuple\)\. .*RoIAlign\(output_"),
+    (([7, 7], 0.25, 0, True), TypeError, r"pooled_height must .* got \[7, 7\] \(list\)\. .*RoIAlign\(output_size"),
+    ((7, 0.25, 0), TypeError, r"pooled_width must be of type int, got 0.25 \(float\)\. .*RoIAlign\(output_size"),
 ]
 # MindSpore takes these, and fails when it is called.
 REFUSED_IN_CALL = [
@@ -127,6 +131,7 @@ REFUSED_BY_TORCHVISION = [
     ((2, "1", 2, False), "spatial_scale must be a number, got '1' (str)"),
     ((2, None, 2, False), "spatial_scale must be a number, got None (NoneType)"),
     ((2, 0.5, 2.0, False), "sampling_ratio must be an int, got 2.0 (float)"),
+    ((7, 7, 0.25, 2), "sampling_ratio must be an int, got 0.25 (float). MindSpore's call is ROIAlign(pooled_height,"),
     ((2, 0.5, 2, "yes"), "aligned must be a bool, got 'yes' (str)"),
     (((-1, 2), 0.5, 2, False), "pooled height and width must be at least 1, got -1 and 2"),
     ((2, 0.5, 40000, False), "2 x 2 bins of 40000 x 40000 samples are 6400000000 samples for each box"),
@@ -148,3 +153,8 @@ def test_torchvisions_arguments_are_refused_with_its_type(arguments, message):
 def test_output_sizes_that_torchvision_takes_for_something_else_are_refused(output_size):
     with pytest.raises(RuntimeError, match=r"output_size must be|must be at least 1"):
         params.torchvision_arguments(output_size, 0.5, 2, False)
+
+
+def test_a_list_of_boxes_for_each_image_is_told_what_to_do():
+    with pytest.raises(TypeError, match=r"rois must be a numpy.ndarray, got list: concatenate to \(K, 5\).* RoIAlign"):
+        reference.ms_roi_align(FEATURES, [ROIS[:, 1:]], 2, 2, 0.5)

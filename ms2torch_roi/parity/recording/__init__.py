@@ -37,10 +37,12 @@ def record(
     alone reads them; :mod:`ms2torch_roi.parity.calls` describes the format.
 
     Every call of the process is seen: on any thread, of operators made before the block too, through torchvision's
-    ``RoIAlign`` and ``MultiScaleRoIAlign``, and those that the ports of this package make. A process forked in the
-    block goes on recording, and one started anew does not. Files are named after the start of the recording (UTC), or
-    of the fork, the process and a number, so that recordings and processes can share a directory: no file is ever
-    overwritten by another call.
+    ``RoIAlign`` and ``MultiScaleRoIAlign``, and those that the ports of this package make. It is seen once, as the
+    operator gets it, under torch's modes and of tensor subclasses too, and not again where ``torch.utils.checkpoint``
+    repeats it (with ``use_reentrant=True`` it is, and has its gradient then). A process forked in the block goes on
+    recording, and one started anew does not. Files are named after the start of the recording (UTC), or of the fork,
+    the process and a number, so that recordings and processes can share a directory: no file is ever overwritten by
+    another call.
 
     Only calls that Python makes can be seen: none in MindSpore's graph mode, in functions under ``mindspore.jit``, in
     TorchScript, or in models that ``torch.compile`` or ``torch.export`` compiled, and none while torch traces. Nor is

@@ -6,22 +6,32 @@ Each of them reaches one operator, by way of an attribute that is looked up ever
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy.typing as npt
 import torch
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensorMode
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.overrides import has_torch_function
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 from ... import params
 from ..calls import Call
 from ..cases import TorchvisionCase
 from .capture import DTYPES, Gradients, UnrecordableError, record_call, refuse, versions, wants_gradients
-from .session import due
+from .session import Recording, due
 
 NDArray = npt.NDArray[Any]
 
 _INPUTS = ("input", "rois", "spatial_scale", "pooled_height", "pooled_width", "sampling_ratio", "aligned")
+_TRACING = (FakeTensorMode, FunctionalTensorMode, ProxyTorchDispatchMode)
+
+_this_thread = threading.local()  # is_in_call: it runs the operator, for a call that has been counted
 
 
 def patch() -> Callable[[], None]:
@@ -64,15 +74,48 @@ class _StandIn:
 
 
 def _call(original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Call the operator, and record that."""
-    is_traced = (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or _get_current_dispatch_mode() is not None
-    )
-    recordings = [] if is_traced else due()
-    if not recordings:
+    """Call the operator, and record that unless it is recorded elsewhere, or nothing is to be."""
+    if not _is_seen_here(args, kwargs):
         return original(*args, **kwargs)
+    _this_thread.is_in_call = True
+    try:
+        recordings = due()
+        return _recorded(recordings, original, args, kwargs) if recordings else original(*args, **kwargs)
+    finally:
+        _this_thread.is_in_call = False
+
+
+def _is_seen_here(args: Any, kwargs: Any) -> bool:
+    """Tell whether this is a call of its own, and has values.
+
+    Function modes and tensor subclasses see a call first, and call the operator in their turn; dispatch modes may do so
+    when it has been counted.
+    """
+    return not (
+        getattr(_this_thread, "is_in_call", False)
+        or has_torch_function((*args, *kwargs.values()))
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or any(isinstance(mode, _TRACING) for mode in _get_current_dispatch_mode_stack())
+        or _is_recomputation()
+    )
+
+
+def _is_recomputation() -> bool:
+    """Tell whether torch.utils.checkpoint computes again, for a backward pass, what a call has computed before.
+
+    With ``use_reentrant=True`` it is another call: the one before had no gradient.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "unpack_hook" and frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _recorded(recordings: Sequence[Recording], original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call the operator, and record that."""
     named = dict(zip(_INPUTS, args, strict=False)) | kwargs
     inputs: list[Any] = [named.get(name) for name in _INPUTS]
     features, rois, *arguments = inputs
@@ -96,7 +139,8 @@ def _call(original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     if not (wanted and features.requires_grad and torch.is_grad_enabled()):
         return record_call(recordings, call, lambda: run(features, rois, *arguments), _read, None).to(dtype)
     # The hook is on a tensor that nothing else uses, or it would see the gradients of other uses.
-    alias = features.view_as(features)
+    with _disable_current_modes():
+        alias = features.view_as(features)
     gradients = Gradients(_read)
     output = record_call(recordings, call, lambda: run(alias, rois, *arguments), _read, gradients)
     # Not hooks on tensors, which run before the model's own hooks, and so do not see what these make of a gradient.
@@ -134,9 +178,10 @@ def _before(features: Any, rois: Any, arguments: Any) -> Call:
 def _read(tensor: Any) -> NDArray:
     if str(tensor.dtype).removeprefix("torch.") not in DTYPES or tensor.layout != torch.strided or tensor.is_meta:
         raise UnrecordableError(f"a tensor is {tensor.dtype}, {tensor.layout}, on {tensor.device}")
-    on_cpu = tensor.detach().cpu().resolve_neg()  # this raises what the device has left to raise
-    try:
-        array: NDArray = on_cpu.numpy()
-    except RuntimeError as error:  # tensors without values of their own, such as torch.func makes
-        raise UnrecordableError(str(error)) from error
+    with torch._C.DisableTorchFunction(), _disable_current_modes():  # no mode of the model's sees this
+        on_cpu = tensor.detach().cpu().resolve_neg()  # this raises what the device has left to raise
+        try:
+            array: NDArray = on_cpu.numpy()
+        except RuntimeError as error:  # tensors without values of their own, such as torch.func makes
+            raise UnrecordableError(str(error)) from error
     return array
