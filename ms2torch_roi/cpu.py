@@ -6,8 +6,6 @@ There are two ways to pool, ``pool`` with MindSpore's bits and ``pool_fast`` in 
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +21,7 @@ from . import boxes as _boxes
 from . import sampling
 from .boxes import FeatureBoxes, TorchvisionCall
 from .sampling import AxisTerms
+from .threads import run
 
 NDArray = npt.NDArray[Any]
 Pooled = tuple[int, int]
@@ -87,7 +86,8 @@ def pool(
     def pool_block(
         features: torch.Tensor, channels: slice, rows: NDArray, boxes: NDArray, call: TorchvisionCall
     ) -> None:
-        _store(_call(features, boxes, pooled, call), output, rows, channels)
+        with torch.inference_mode():  # without torchvision's autograd in Python, which costs as much as a small block
+            _store(_call(features, boxes, pooled, call), output, rows, channels)
 
     def pool_sampled() -> None:
         ops = sampling.ArrayOps(
@@ -96,12 +96,12 @@ def pool(
             lift=lambda array: torch.from_numpy(array).to(features.device),
             where=torch.where,
         )
-        with np.errstate(all="ignore"):  # of which each thread has its own
+        with torch.inference_mode(), np.errstate(all="ignore"):  # of which each thread has its own
             parts = sampling.pool_as_mindspore(features, feature_boxes, sampled, pooled, sample_num, ops)
             for rows, channels, values in parts:
                 _store(values, output, rows, channels)
 
-    tasks: collections.deque[Callable[[], None]] = collections.deque()
+    tasks: list[Callable[[], None]] = []
     if len(sampled):
         tasks.append(pool_sampled)
     if threads:
@@ -112,7 +112,7 @@ def pool(
             tasks.extend(functools.partial(pool_block, *block, call) for block in blocks)
         else:
             tasks.append(functools.partial(pool_block, features, slice(None), call.rows, call.boxes, call))
-    _run(tasks, threads)
+    run(tasks, threads)
     return output
 
 
@@ -318,29 +318,3 @@ def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     if like.device.type != "cpu":
         return like.new_empty(shape)
     return torch.from_numpy(np.empty(shape, str(like.dtype).removeprefix("torch.")))
-
-
-def _run(tasks: collections.deque[Callable[[], None]], threads: int) -> None:
-    """Do the tasks in this thread and as many others as make up ``threads``."""
-
-    @torch.inference_mode()  # without torchvision's autograd in Python, which costs as much as a small block
-    def work() -> None:
-        while tasks:
-            try:
-                task = tasks.popleft()
-            except IndexError:  # another thread was faster
-                return
-            task()
-
-    if threads <= 1:
-        work()
-        return
-    # Threads of its own for every call: no state that could outlive a fork, or that two callers would share.
-    with concurrent.futures.ThreadPoolExecutor(threads - 1) as executor:
-        others = [executor.submit(work) for _ in range(threads - 1)]
-        try:
-            work()
-        finally:
-            tasks.clear()  # after an error or interrupt there is nothing left to do
-    for other in others:
-        other.result()
