@@ -218,7 +218,12 @@ def _pool_arrays(
 
     def as_tensor(value: Any) -> Any:
         array = None if isinstance(value, ms.Tensor) else arrays.to_numpy(value, "roi_align")
-        return value if array is None else ms.Tensor.from_numpy(array)
+        if array is None:
+            return value
+        try:
+            return ms.Tensor.from_numpy(array)
+        except (RuntimeError, TypeError, ValueError):  # no dtype of MindSpore's
+            raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got {array.dtype}") from None
 
     features = as_tensor(input)
     boxes = [as_tensor(part) for part in boxes] if isinstance(boxes, (list, tuple)) else as_tensor(boxes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
@@ -37,11 +38,9 @@ def run(tasks: Iterable[Callable[[], None]], threads: int) -> None:
 
     others = [threading.Thread(target=work_for_another) for _ in range(min(threads, len(todo)) - 1)]
     try:
-        for other in others:
-            try:
+        with contextlib.suppress(RuntimeError):  # of the first that cannot be started
+            for other in others:
                 other.start()
-            except RuntimeError:
-                break
         work()
     finally:
         todo.clear()

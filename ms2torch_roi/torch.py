@@ -259,7 +259,7 @@ def _pool_by_values(
     """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none."""
     if features.device.type != "cpu" and not arguments.exact:
         arguments = arguments._replace(exact=True)
-    pixels = rois.detach().cpu().resolve_neg().numpy()
+    pixels = cpu.as_numpy(rois.detach().cpu())
     in_range = _boxes.mindspore_has_image(pixels[:, 0], features.shape[0])
     params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
@@ -310,21 +310,34 @@ class _Pool(torch.autograd.Function):
 
 def _pool_arrays(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
     """Pool NumPy arrays and MindSpore tensors, in any mix with torch's, and return the kind of ``features``."""
+    features_array, rois_array = (
+        None if isinstance(value, torch.Tensor) else arrays.to_numpy(value, "ROIAlign") for value in (features, rois)
+    )
+    output = pool_tensors(
+        features if features_array is None else _as_tensor("features", features_array),
+        rois if rois_array is None else _as_tensor("rois", rois_array),
+    )
+    if features_array is None:
+        return output
+    if output.dtype == torch.bfloat16:
+        output_array = output.detach().cpu().view(torch.int16).numpy().view(features_array.dtype)
+    else:
+        output_array = output.numpy(force=True)
+    return arrays.from_numpy(output_array, features, "ROIAlign")
 
-    def as_tensor(value: Any) -> Any:
-        array = None if isinstance(value, torch.Tensor) else arrays.to_numpy(value, "ROIAlign")
-        if array is None:
-            return value
+
+def _as_tensor(name: str, array: NDArray) -> torch.Tensor:
+    """Return a tensor in the memory of an array, which may be of bfloat16 as ml_dtypes and MindSpore define it."""
+    if array.dtype.name == "bfloat16":
+        return _as_tensor(name, array.view(np.int16)).view(torch.bfloat16)
+    try:
         if array.flags.writeable:
             return torch.from_numpy(array)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nothing here writes to it
             return torch.from_numpy(array)
-
-    output = pool_tensors(as_tensor(features), as_tensor(rois))
-    if isinstance(features, torch.Tensor):
-        return output
-    return arrays.from_numpy(output.numpy(force=True), features, "ROIAlign")
+    except TypeError:
+        raise _dtype_error(name, array.dtype) from None
 
 
 def _check_tensor(name: str, value: Any) -> None:
@@ -334,7 +347,11 @@ def _check_tensor(name: str, value: Any) -> None:
             found += ": a mask would be lost"
         raise TypeError(f"ROIAlign: {name} must be a tensor of torch or MindSpore or a NumPy array, got {found}")
     if value.dtype not in _DTYPES:
-        raise TypeError(f"ROIAlign: {name} must be float16, float32, float64 or bfloat16, got {value.dtype}")
+        raise _dtype_error(name, value.dtype)
+
+
+def _dtype_error(name: str, dtype: Any) -> TypeError:
+    return TypeError(f"ROIAlign: {name} must be float16, float32, float64 or bfloat16, got {dtype}")
 
 
 def _compute_dtype(features: torch.Tensor, rois: torch.Tensor) -> torch.dtype:
