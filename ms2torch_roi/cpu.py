@@ -71,9 +71,6 @@ def pool(
         zero: (K,) bool, rows that pool to 0 whatever their box.
         pooled: number of bins, ``(height, width)``.
         sample_num: samples along each axis of a bin, adaptive if 0 or less.
-
-    Raises:
-        RuntimeError: an adaptive grid of more than 2**20 samples along one axis of a bin.
     """
     _, channels, height, width = features.shape
     if _first_pixels_are_finite(features) and _boxes.rounds_alike(

@@ -107,7 +107,8 @@ def roi_align(
         AssertionError: ``boxes`` is not one of the above, or of another shape.
         ValueError: ``boxes`` is an empty list.
         RuntimeError: another argument or shape, two dtypes, an image index outside ``[0, N - 1]``, an adaptive grid
-            that torchvision refuses (a box inverted along one axis, or far too large), or any in graph mode.
+            that torchvision refuses (a box inverted along one axis), or any in graph mode, or more samples than can be
+            pooled in 12 minutes, or in a box than 4 GiB hold, by an estimate.
 
     >>> import mindspore
     >>> from ms2torch_roi import roi_align
@@ -161,10 +162,10 @@ _check_boxes_of_images = ops.constexpr(params.check_boxes_of_images, check=False
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
-def _check_shapes(input: Sequence[int | None], boxes: Sequence[int | None], pooled: Pooled) -> None:
+def _check_shapes(input: Sequence[int | None], boxes: Sequence[int | None], pooled: Pooled, samples: int) -> None:
     known_input, known_boxes = ([1 if length is None else length for length in shape] for shape in (input, boxes))
     params.check_shapes("roi_align", known_input, known_boxes)
-    params.check_sizes("roi_align", known_input, known_boxes, *pooled)
+    params.check_sizes("roi_align", known_input, known_boxes, *pooled, samples)
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
@@ -246,7 +247,7 @@ def _pool(
     else:
         _check_boxes_of_images([part.shape for part in boxes])
         pixels = _boxes.boxes_of_images(np, [part.asnumpy() for part in boxes])
-    _check_shapes(input.shape, pixels.shape, pooled)
+    _check_shapes(input.shape, pixels.shape, pooled, sampling_ratio)
     in_range = _boxes.torchvision_has_image(pixels[:, 0], input.shape[0])
     params.check_index(pixels[:, 0], in_range, input.shape[0], "boxes")
     count, dtype = len(pixels), pixels.dtype
@@ -254,6 +255,10 @@ def _pool(
     scale = _scale_of_mode_1(dtype.name, height, width)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.torchvision_boxes(np, pixels, spatial_scale, aligned)
+        if sampling_ratio <= 0:
+            grid = _boxes.torchvision_grid(feature_boxes[1], *pooled, sampling_ratio)
+            is_finite = _boxes.is_finite(np, *feature_boxes)
+            sampling.check_grids("roi_align", feature_boxes, grid, is_finite, pooled, input.shape)
         # Where a sample is outside the image, torchvision adds 0 * the first pixel: NaN, unless that pixel is finite.
         if (
             _boxes.rounds_alike(dtype, height, width, *pooled, sampling_ratio)
@@ -304,7 +309,7 @@ def _pool_in_graph(
     else:
         _check_boxes_of_images([part.shape for part in boxes])
         pixels = _boxes.boxes_of_images(_xp, boxes)
-    _check_shapes(input.shape, pixels.shape, pooled)
+    _check_shapes(input.shape, pixels.shape, pooled, sampling_ratio)
     pixels = ops.stop_gradient(pixels)
     # MindSpore (2.10) dies of slicing a tensor without rows.
     padded = _may_be_0(pixels.shape[0])

@@ -16,7 +16,7 @@ import torch.fx
 from torch._subclasses import FakeTensor
 from torchvision.ops import roi_align
 
-from . import arrays, cpu, params
+from . import arrays, cpu, params, sampling
 from . import boxes as _boxes
 
 NDArray = npt.NDArray[Any]
@@ -82,8 +82,8 @@ class ROIAlign(torch.nn.Module):
         ValueError: a mode neither 0 nor 1; in a call, another shape, inputs on different devices, or DTensors that are
             placed otherwise.
         RuntimeError: a pooled size below 1; in a call, an image index outside ``[0, N - 1]`` (on an accelerator a
-            device-side assertion, as of torch's own indexing), an adaptive grid of more than 2**20 samples along an
-            axis of a bin, or one where the rois have no values.
+            device-side assertion, as of torch's own indexing), more samples than can be pooled in 12
+            minutes, or in a box than 4 GiB hold, by an estimate; an adaptive grid where the rois have no values.
 
     Example, the one of MindSpore's documentation:
 
@@ -193,7 +193,7 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, bac
     params.check_shapes("ROIAlign", features.shape, rois.shape)
     traced = _is_traced(rois)
     if not traced:  # which would bind a program to a range of K
-        params.check_sizes("ROIAlign", features.shape, rois.shape, *arguments.pooled)
+        params.check_sizes("ROIAlign", features.shape, rois.shape, *arguments.pooled, arguments.samples)
     pool: Callable[..., torch.Tensor]
     if arguments.samples <= 0:
         pool = _pool_adaptive_grids
@@ -267,6 +267,10 @@ def _pool_by_values(
         if backward_mode != arguments.mode:
             backward_feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, backward_mode)
         zero = _boxes.mindspore_unwritten(np, pixels)
+        if arguments.samples <= 0:
+            for boxes in (feature_boxes, backward_feature_boxes):
+                grid = _boxes.mindspore_grid(boxes[1], *arguments.pooled, arguments.samples)
+                sampling.check_grids("ROIAlign", boxes, grid, ~zero, arguments.pooled, features.shape)
         differentiated = torch.is_grad_enabled() and features.requires_grad
         is_dual = torch.autograd.forward_ad.unpack_dual(features).tangent is not None  # type: ignore[no-untyped-call]
         if differentiated or is_dual:  # the latter to be refused
