@@ -21,6 +21,7 @@ def to_numpy(value: Any, operator: str) -> NDArray | None:
 
     Raises:
         RuntimeError: a torch tensor on another device than the CPU.
+        TypeError: a torch tensor of a dtype that NumPy lacks.
     """
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         # The frameworks take neither negative strides, nor such as are no multiple of an item, nor foreign byte orders.
@@ -35,7 +36,10 @@ def to_numpy(value: Any, operator: str) -> NDArray | None:
             raise RuntimeError(
                 f"{operator}: a torch tensor is on {value.device}, but MindSpore takes them from the CPU"
             )
-        array = value.detach().resolve_neg().numpy()
+        try:
+            array = value.detach().resolve_neg().numpy()
+        except TypeError:
+            raise TypeError(f"{operator}: MindSpore's operator takes float16 and float32, got {value.dtype}") from None
     else:
         return None
     return array

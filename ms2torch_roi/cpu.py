@@ -6,10 +6,12 @@ There are two ways to pool, ``pool`` with MindSpore's bits and ``pool_fast`` in 
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
+import ctypes
 import functools
 import itertools
+import mmap
+import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from . import boxes as _boxes
 from . import sampling
 from .boxes import FeatureBoxes, TorchvisionCall
 from .sampling import AxisTerms
+from .threads import run
 
 NDArray = npt.NDArray[Any]
 Pooled = tuple[int, int]
@@ -46,6 +49,13 @@ BAND = 32
 # Values that torch's own operators get at a time: enough for all threads, and little enough for the last cache.
 VALUES_AT_ONCE = 2**20
 
+# As NumPy does it for its arrays of so many bytes; torch does not. Where it fails, pages are small.
+_HUGE = 2**22
+_MADVISE: Callable[[int, int, int], int] | None = None
+if sys.platform == "linux":
+    _MADVISE = ctypes.CDLL(None).madvise
+    _MADVISE.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
 # Channels whose gradient is added up at a time: enough to make little of the cost of a term, and of the memory.
 CHANNELS_AT_ONCE = 128
 
@@ -61,9 +71,6 @@ def pool(
         zero: (K,) bool, rows that pool to 0 whatever their box.
         pooled: number of bins, ``(height, width)``.
         sample_num: samples along each axis of a bin, adaptive if 0 or less.
-
-    Raises:
-        RuntimeError: an adaptive grid of more than 2**20 samples along one axis of a bin.
     """
     _, channels, height, width = features.shape
     if _first_pixels_are_finite(features) and _boxes.rounds_alike(
@@ -87,7 +94,8 @@ def pool(
     def pool_block(
         features: torch.Tensor, channels: slice, rows: NDArray, boxes: NDArray, call: TorchvisionCall
     ) -> None:
-        _store(_call(features, boxes, pooled, call), output, rows, channels)
+        with torch.inference_mode():  # without torchvision's autograd in Python, which costs as much as a small block
+            _store(_call(features, boxes, pooled, call), output, rows, channels)
 
     def pool_sampled() -> None:
         ops = sampling.ArrayOps(
@@ -96,12 +104,12 @@ def pool(
             lift=lambda array: torch.from_numpy(array).to(features.device),
             where=torch.where,
         )
-        with np.errstate(all="ignore"):  # of which each thread has its own
+        with torch.inference_mode(), np.errstate(all="ignore"):  # of which each thread has its own
             parts = sampling.pool_as_mindspore(features, feature_boxes, sampled, pooled, sample_num, ops)
             for rows, channels, values in parts:
                 _store(values, output, rows, channels)
 
-    tasks: collections.deque[Callable[[], None]] = collections.deque()
+    tasks: list[Callable[[], None]] = []
     if len(sampled):
         tasks.append(pool_sampled)
     if threads:
@@ -112,7 +120,7 @@ def pool(
             tasks.extend(functools.partial(pool_block, *block, call) for block in blocks)
         else:
             tasks.append(functools.partial(pool_block, features, slice(None), call.rows, call.boxes, call))
-    _run(tasks, threads)
+    run(tasks, threads)
     return output
 
 
@@ -133,10 +141,10 @@ def pool_fast(
     features = features.detach()
     channels = features.shape[1]
     table = features.permute(0, 2, 3, 1)
-    shape, order = (len(zero), channels, *pooled), (0, 1, 2, 3)
     if table.is_contiguous() and not features.is_contiguous():
-        shape, order = (len(zero), *pooled, channels), (0, 3, 1, 2)
-    output = _empty(shape, features).permute(order)
+        output = _empty((len(zero), *pooled, channels), features).permute(0, 3, 1, 2)
+    else:
+        output = _empty((len(zero), channels, *pooled), features)
     if not table.is_contiguous():
         table = _empty(table.shape, features).copy_(table)
     table = table.view(-1, channels)
@@ -168,7 +176,8 @@ def gradient(
     if not len(zero):
         return of_output.new_zeros(shape)
     area = height * width
-    of_features = _empty((images, channels, area), of_output)
+    result = _empty(shape, of_output)
+    of_features = result.view(images, channels, area)
     step = min(channels, CHANNELS_AT_ONCE)
     cells_at_once = max(1, VALUES_AT_ONCE // step)
     parts = [(image, cell) for image in range(images) for cell in range(0, area, cells_at_once)]
@@ -195,7 +204,7 @@ def gradient(
                 _add(of_cells, of_bins, *terms, exact=exact)
                 part.copy_(of_cells.t())
         started = True
-    return of_features.view(shape)
+    return result
 
 
 def _add(
@@ -295,7 +304,7 @@ def _first_pixels_are_finite(features: torch.Tensor) -> bool:
     """Tell whether torchvision adds 0 for samples outside the image: it adds 0 * the first pixel, which can be NaN."""
     if features.device.type != "cpu":
         features = features[:, :, :1, :1].cpu()
-    return bool(np.isfinite(features.detach().resolve_neg().numpy()[:, :, 0, 0]).all())
+    return bool(np.isfinite(as_numpy(features.detach())[:, :, 0, 0]).all())
 
 
 def _call(features: torch.Tensor, boxes: NDArray, pooled: Pooled, call: TorchvisionCall) -> torch.Tensor:
@@ -308,39 +317,35 @@ def _call(features: torch.Tensor, boxes: NDArray, pooled: Pooled, call: Torchvis
 
 def _store(values: torch.Tensor, output: torch.Tensor, rows: NDArray, channels: slice) -> None:
     if output.device.type == "cpu":
-        output.numpy()[rows, channels] = values.numpy()  # torch would wake its threads for more than a few values
+        as_numpy(output)[rows, channels] = values.numpy()  # torch would wake its threads for more than a few values
     else:
         output[torch.from_numpy(rows).to(output.device), channels] = values
 
 
+def as_numpy(tensor: torch.Tensor) -> NDArray:
+    """Return an array in the memory of a tensor on the CPU, where ``Tensor.numpy`` would forbid to resize it."""
+    tensor = tensor.resolve_neg()
+    itemsize = tensor.element_size()
+    dtype = np.dtype(f"f{itemsize}")
+    if not tensor.numel():  # it has no address
+        return np.empty(tensor.shape, dtype)
+    holder = types.SimpleNamespace(
+        tensor=tensor,
+        __array_interface__={
+            "version": 3,
+            "data": (tensor.data_ptr(), False),
+            "typestr": dtype.str,
+            "shape": tuple(tensor.shape),
+            "strides": tuple(stride * itemsize for stride in tensor.stride()),
+        },
+    )
+    return np.asarray(holder)
+
+
 def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-    """Return a tensor to fill, on a CPU in memory of NumPy's: it asks for huge pages, filled in a fifth of the time."""
-    if like.device.type != "cpu":
-        return like.new_empty(shape)
-    return torch.from_numpy(np.empty(shape, str(like.dtype).removeprefix("torch.")))
-
-
-def _run(tasks: collections.deque[Callable[[], None]], threads: int) -> None:
-    """Do the tasks in this thread and as many others as make up ``threads``."""
-
-    @torch.inference_mode()  # without torchvision's autograd in Python, which costs as much as a small block
-    def work() -> None:
-        while tasks:
-            try:
-                task = tasks.popleft()
-            except IndexError:  # another thread was faster
-                return
-            task()
-
-    if threads <= 1:
-        work()
-        return
-    # Threads of its own for every call: no state that could outlive a fork, or that two callers would share.
-    with concurrent.futures.ThreadPoolExecutor(threads - 1) as executor:
-        others = [executor.submit(work) for _ in range(threads - 1)]
-        try:
-            work()
-        finally:
-            tasks.clear()  # after an error or interrupt there is nothing left to do
-    for other in others:
-        other.result()
+    """Return a tensor to fill. On Linux it asks for huge pages, which are filled in a quarter of the time."""
+    output = like.new_empty(shape)
+    if _MADVISE is not None and output.device.type == "cpu" and output.nbytes >= _HUGE:
+        skipped = -output.data_ptr() % mmap.PAGESIZE
+        _MADVISE(output.data_ptr() + skipped, output.nbytes - skipped, mmap.MADV_HUGEPAGE)
+    return output

@@ -121,8 +121,9 @@ def roi_align(
         TypeError: ``input`` is no MindSpore tensor, or a tensor is neither float16 nor float32.
         AssertionError: ``boxes`` is not one of the above, or of another shape.
         ValueError: ``boxes`` is an empty list.
-        RuntimeError: another argument or shape, an image index outside ``[0, N - 1]``, an adaptive grid
-            that torchvision refuses (a box inverted along one axis, or far too large), or any in graph mode.
+        RuntimeError: another argument or shape, an image index outside ``[0, N - 1]``, an adaptive grid that
+            torchvision refuses (a box inverted along one axis), or any in graph mode, or more samples than can be
+            pooled in 12 minutes, or in a box than 4 GiB hold, by an estimate.
 
     >>> import mindspore
     >>> from ms2torch_roi import roi_align
@@ -191,10 +192,10 @@ _check_boxes_of_images = ops.constexpr(params.check_boxes_of_images, check=False
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
-def _check_shapes(input: Sequence[int | None], boxes: Sequence[int | None], pooled: Pooled) -> None:
+def _check_shapes(input: Sequence[int | None], boxes: Sequence[int | None], pooled: Pooled, samples: int) -> None:
     known_input, known_boxes = ([1 if length is None else length for length in shape] for shape in (input, boxes))
     params.check_shapes("roi_align", known_input, known_boxes)
-    params.check_sizes("roi_align", known_input, known_boxes, *pooled)
+    params.check_sizes("roi_align", known_input, known_boxes, *pooled, samples)
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
@@ -286,7 +287,10 @@ def _pool_arrays(
 
     def as_tensor(value: Any) -> Any:
         array = None if isinstance(value, ms.Tensor) else arrays.to_numpy(value, "roi_align")
-        tensor = value if array is None else ms.Tensor.from_numpy(array)
+        try:
+            tensor = value if array is None else ms.Tensor.from_numpy(array)
+        except (RuntimeError, TypeError, ValueError):  # no dtype of MindSpore's
+            raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got {array.dtype}") from None
         return as_operator_sees(tensor) if isinstance(tensor, ms.Tensor) else tensor
 
     features = as_tensor(input)
@@ -312,7 +316,7 @@ def _pool(
     else:
         _check_boxes_of_images([part.shape for part in boxes])
         pixels = _boxes.boxes_of_images(np, [part.asnumpy() for part in boxes])
-    _check_shapes(input.shape, pixels.shape, pooled)
+    _check_shapes(input.shape, pixels.shape, pooled, sampling_ratio)
     in_range = _boxes.torchvision_has_image(np, pixels[:, 0], input.shape[0])
     params.check_index(pixels[:, 0], in_range, input.shape[0], "boxes")
     count, dtype = len(pixels), pixels.dtype
@@ -320,6 +324,10 @@ def _pool(
     scale = _scale_of_mode_1(dtype.name, height, width)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.torchvision_boxes(np, pixels, spatial_scale, aligned)
+        if sampling_ratio <= 0:
+            grid = _boxes.torchvision_grid(feature_boxes[1], *pooled, sampling_ratio)
+            is_finite = _boxes.is_finite(np, *feature_boxes)
+            sampling.check_grids("roi_align", feature_boxes, grid, is_finite, pooled, input.shape)
         # Where a sample is outside the image, torchvision adds 0 * the first pixel: NaN, unless that pixel is finite.
         if (
             _boxes.rounds_alike(dtype, height, width, *pooled, sampling_ratio)
@@ -370,7 +378,7 @@ def _pool_in_graph(
     else:
         _check_boxes_of_images([part.shape for part in boxes])
         pixels = _boxes.boxes_of_images(_xp, boxes)
-    _check_shapes(input.shape, pixels.shape, pooled)
+    _check_shapes(input.shape, pixels.shape, pooled, sampling_ratio)
     # MindSpore (2.10) cannot slice what mindspore.vmap does not map over, such as boxes of one image for all features.
     nothing = ops.zeros_like(ops.reduce_max(input))
     pixels = ops.stop_gradient(pixels + nothing)

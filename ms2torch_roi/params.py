@@ -15,8 +15,17 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-# Both kernels count samples, and address pixels and outputs, in 32-bit integers that wrap around silently.
+# Both kernels address pixels and outputs in 32-bit integers that wrap around silently.
 INT32_MAX = 2**31 - 1
+
+# What a call may take, by a rough estimate: on one core 1e8 samples of a channel a second, where each sample costs as
+# much as some channels more, and 64 bytes for each sample of the box that has the most. The frameworks' own kernels do
+# less in a minute on two cores, unless one box has more samples than that.
+MAX_MINUTES = 12
+MAX_SAMPLES_OF_A_BOX = 2**26
+_VALUES_OF_A_MINUTE = 6e9
+_CHANNELS_OF_A_SAMPLE = 8
+_SAMPLES_OF_A_GIB = 2**24
 
 Value = TypeVar("Value")
 
@@ -40,8 +49,8 @@ def check_mindspore_arguments(
     Raises:
         TypeError: an argument is not of the type that MindSpore takes.
         ValueError: ``roi_end_mode`` is neither 0 nor 1.
-        RuntimeError: a pooled size below 1, or more samples for each box than 32 bits can count. MindSpore raises
-            it too, but only when the operator is called.
+        RuntimeError: a pooled size below 1, or more samples for each box than can be pooled in reason. MindSpore
+            raises it too, but only when the operator is called, and only for more than 32 bits can count.
     """
     for name, value, wanted in (
         ("pooled_height", pooled_height, int),
@@ -74,7 +83,7 @@ def torchvision_arguments(
 
     Raises:
         RuntimeError: an argument that is no number where one is wanted, an ``output_size`` of another length than 2 or
-            below 1, or more samples for each box than 32 bits can count.
+            below 1, or more samples for each box than can be pooled in reason.
     """
     pooled_height, pooled_width = _converted(_pair, output_size, "output_size", "an int or a pair of ints")
     scale = _converted(_real, spatial_scale, "spatial_scale", "a number")
@@ -132,16 +141,35 @@ def hint_of_list(name: str, value: Any) -> str:
 
 
 def check_pooled_size(pooled_height: int, pooled_width: int, sample_num: int, name: str) -> None:
-    """Raise RuntimeError unless a box of this pooled size has at least one bin and fewer than 2**31 samples."""
+    """Raise RuntimeError unless a box of this pooled size has at least one bin, and can be pooled in reason."""
     if pooled_height < 1 or pooled_width < 1:
         raise RuntimeError(
             f"{name}: pooled height and width must be at least 1, got {pooled_height} and {pooled_width}"
         )
-    samples = pooled_height * pooled_width * max(sample_num, 1) ** 2
-    if samples > INT32_MAX:
+    samples = float(min(pooled_height * pooled_width * max(sample_num, 1) ** 2, 10**300))
+    check_cost(f"{name}: {_grid(pooled_height, pooled_width, sample_num)}", samples, samples, 1)
+
+
+def _grid(pooled_height: int, pooled_width: int, sample_num: int) -> str:
+    samples = f" of {sample_num} x {sample_num} samples" if sample_num > 0 else ""
+    return f"{pooled_height} x {pooled_width} bins{samples}"
+
+
+def check_cost(what: str, samples_of_a_box: float, samples: float, channels: int) -> None:
+    """Raise RuntimeError if it would take too long to pool, or too much memory, whatever computes it.
+
+    Args:
+        what: what to pool, for the message.
+        samples_of_a_box: of the box that has the most.
+        samples: of all boxes.
+        channels: of the features.
+    """
+    minutes = samples * (channels + _CHANNELS_OF_A_SAMPLE) / _VALUES_OF_A_MINUTE
+    if minutes > MAX_MINUTES or samples_of_a_box > MAX_SAMPLES_OF_A_BOX:
         raise RuntimeError(
-            f"{name}: {pooled_height} x {pooled_width} bins of {max(sample_num, 1)} x {max(sample_num, 1)} samples"
-            f" are {samples} samples for each box; at most {INT32_MAX} are allowed"
+            f"{what} would take about {minutes:.2g} minutes and {samples_of_a_box / _SAMPLES_OF_A_GIB:.2g} GiB:"
+            f" samples x channels are {samples:.3g} x {channels}, and one box has {samples_of_a_box:.3g}; allowed are"
+            f" {MAX_MINUTES} minutes, and {MAX_SAMPLES_OF_A_BOX / _SAMPLES_OF_A_GIB:.2g} GiB for the samples of a box"
         )
 
 
@@ -171,10 +199,18 @@ def check_shapes(name: str, features: Sequence[int], rois: Sequence[int]) -> Non
         raise RuntimeError(f"{features_name} must have at least one channel, got shape {tuple(features)}")
 
 
-def check_sizes(name: str, features: Sequence[int], rois: Sequence[int], pooled_height: int, pooled_width: int) -> None:
-    """Raise RuntimeError if the inputs or the output would hold 2**31 values or more; arguments as above."""
+def check_sizes(
+    name: str, features: Sequence[int], rois: Sequence[int], pooled_height: int, pooled_width: int, sample_num: int
+) -> None:
+    """Raise RuntimeError if the inputs or the output would hold 2**31 values or more, or a fixed grid takes too long.
+
+    The cost of an adaptive grid depends on the boxes: ``sampling.check_grids`` adds it up. Arguments as above.
+    """
     for what, values in sizes(name, features, rois, pooled_height, pooled_width).items():
         check_size(what, values)
+    of_a_box = pooled_height * pooled_width * max(sample_num, 1) ** 2
+    grid = f"{name}: {rois[0]} boxes with {_grid(pooled_height, pooled_width, sample_num)}"
+    check_cost(grid, of_a_box, rois[0] * of_a_box, features[1])
 
 
 def sizes(

@@ -55,14 +55,18 @@ def ms_roi_align(
     dtype = _compute_dtype({"features": features, "rois": rois})
     pooled = (pooled_height, pooled_width)
     params.check_shapes("ROIAlign", features.shape, rois.shape)
-    params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled)
+    params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled, sample_num)
     rois = rois.astype(dtype)
     in_range = _boxes.mindspore_has_image(rois[:, 0], features.shape[0])
     params.check_index(rois[:, 0], in_range, features.shape[0], "rois")
     output = np.zeros((rois.shape[0], features.shape[1], *pooled), features.dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.mindspore_boxes(np, rois, spatial_scale, roi_end_mode)
-        written = np.flatnonzero(~_boxes.mindspore_unwritten(np, rois))
+        is_written = ~_boxes.mindspore_unwritten(np, rois)
+        if sample_num <= 0:
+            grid = _boxes.mindspore_grid(feature_boxes[1], *pooled, sample_num)
+            sampling.check_grids("ROIAlign", feature_boxes, grid, is_written, pooled, features.shape)
+        written = np.flatnonzero(is_written)
         for part, channels, values in sampling.pool_as_mindspore(
             features.astype(dtype), feature_boxes, written, pooled, sample_num, sampling.NUMPY
         ):
@@ -98,8 +102,8 @@ def tv_roi_align(
         AssertionError: boxes of another shape.
         ValueError: no boxes at all in a list.
         RuntimeError: another argument or shape of the input, two dtypes, an image index outside ``[0, N - 1]``, or an
-            adaptive grid that torchvision refuses: a negative one (a box inverted along one axis), or one beyond 2**20
-            samples along an axis of a bin.
+            adaptive grid that torchvision refuses: a negative one (a box inverted along one axis), or more samples than
+            can be pooled in 12 minutes, or in a box than 4 GiB hold, by an estimate.
 
     >>> features = np.arange(1, 5, dtype=np.float32).reshape(1, 1, 2, 2)
     >>> boxes = np.array([[0, 0.5, 0.5, 2.5, 1.5]], np.float32)
@@ -118,13 +122,17 @@ def tv_roi_align(
     if input.dtype != rois.dtype:
         raise RuntimeError(f"roi_align: input and boxes must have the same dtype, got {input.dtype} and {rois.dtype}")
     params.check_shapes("roi_align", input.shape, rois.shape)
-    params.check_sizes("roi_align", input.shape, rois.shape, *pooled)
+    params.check_sizes("roi_align", input.shape, rois.shape, *pooled, sampling_ratio)
     in_range = _boxes.torchvision_has_image(np, rois[:, 0], input.shape[0])
     params.check_index(rois[:, 0], in_range, input.shape[0], "boxes")
     output = np.zeros((rois.shape[0], input.shape[1], *pooled), dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.torchvision_boxes(np, rois, spatial_scale, aligned)
-        finite = np.flatnonzero(_boxes.is_finite(np, *feature_boxes))
+        is_finite = _boxes.is_finite(np, *feature_boxes)
+        if sampling_ratio <= 0:
+            grid = _boxes.torchvision_grid(feature_boxes[1], *pooled, sampling_ratio)
+            sampling.check_grids("roi_align", feature_boxes, grid, is_finite, pooled, input.shape)
+        finite = np.flatnonzero(is_finite)
         for part, channels, values in sampling.pool_as_torchvision(
             input, feature_boxes, finite, pooled, sampling_ratio, sampling.NUMPY
         ):

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import boxes as _boxes
+from . import params
 from .boxes import FeatureBoxes
 
 Array = Any  # an array of the library that holds the features
@@ -34,9 +35,6 @@ TABLE_CHANNELS = 16
 
 # Terms listed at a time, 8 bytes each: many samples in a bin shall not take much memory.
 TERMS = 2**20
-
-# The most samples along one axis of a bin. Their squares are beyond what either kernel could visit in a day.
-MAX_GRID = 2**20
 
 
 class ArrayOps(NamedTuple):
@@ -61,6 +59,51 @@ def _take(table: NDArray, rows: NDArray, out: NDArray | None) -> NDArray:
 
 NUMPY = ArrayOps(take=_take, contiguous=np.ascontiguousarray, lift=lambda array: array, where=np.where)
 
+
+def samples_of_boxes(grid: NDArray, pooled: tuple[int, int], size: Sequence[int]) -> NDArray:
+    """Return (K,) float64: about how many samples of boxes with adaptive grids are computed.
+
+    Those are all that a box of few has. Of many only those inside the image are visited, which are half a cell apart at
+    least, or one in a bin; but all are placed along each axis.
+
+    Args:
+        grid: (K, 2) numbers of samples in a bin, along x and along y.
+        pooled: number of bins, ``(height, width)``.
+        size: of the features, (H, W).
+    """
+    bins = np.asarray(pooled[::-1], np.float64)
+    placed = np.maximum(grid, 0) * bins
+    inside = np.minimum(placed, 2 * np.asarray(size[::-1]) + 4 + bins).prod(1) + placed.sum(1)
+    samples: NDArray = placed.prod(1)
+    return np.where(samples > _boxes.MAX_ADAPTIVE_SAMPLES, inside, samples)
+
+
+def check_grids(
+    name: str, feature_boxes: FeatureBoxes, grid: NDArray, keep: NDArray, pooled: tuple[int, int], shape: Sequence[int]
+) -> None:
+    """Raise RuntimeError if the adaptive grids of the boxes to ``keep`` take too long, or too much memory.
+
+    Args:
+        name: of the operator.
+        feature_boxes: K boxes in NumPy.
+        grid: (K, 2) numbers of samples in a bin, along x and along y.
+        keep: (K,) bool, the boxes that are sampled.
+        pooled: number of bins, ``(height, width)``.
+        shape: of the features, (N, C, H, W).
+    """
+    samples = np.where(keep, samples_of_boxes(grid, pooled, shape[2:]), 0)
+    if not samples.any():
+        return
+    row = int(samples.argmax())
+    params.check_cost(
+        f"{name}: {len(samples)} boxes with adaptive grids, the largest of row {row}, {grid[row, 0]} x {grid[row, 1]}"
+        f" samples in each of {pooled[0]} x {pooled[1]} bins of the box {feature_boxes[0][row, 1:].tolist()} in cells,",
+        float(samples[row]),
+        float(samples.sum()),
+        shape[1],
+    )
+
+
 # Some rows, some channels, and what these pool to: (rows, channels, pooled_height, pooled_width).
 Part = tuple[NDArray, slice, Array]
 
@@ -78,8 +121,6 @@ def pool_as_mindspore(
         sample_num: samples along each axis of a bin, adaptive if 0 or less.
         ops: how to compute with ``features``.
 
-    Raises:
-        RuntimeError: an adaptive grid of more than 2**20 samples along one axis of a bin.
     """
     grid, count, border = _mindspore_grid(feature_boxes, pooled, sample_num, features.shape)
     return pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=False)
@@ -96,7 +137,7 @@ def pool_as_torchvision(
     """Pool the given rows as torchvision's kernel does; like ``pool_as_mindspore`` otherwise.
 
     Raises:
-        RuntimeError: an adaptive grid that is too large, or negative along one axis.
+        RuntimeError: an adaptive grid that is negative along one axis.
     """
     grid, count, border = _torchvision_grid(feature_boxes, pooled, sampling_ratio, features.shape)
     return pool(features, feature_boxes, rows, pooled, grid, count, border, ops, outside_adds_0=True)
@@ -187,15 +228,12 @@ def terms_as_mindspore(
 
     Yields:
         ``(first row, counts, along y, along x)``. Cells along x and y add up to those of a (N * H * W,) table.
-
-    Raises:
-        RuntimeError: as ``pool_as_mindspore``.
     """
     boxes, size = feature_boxes
     _, _, height, width = shape
     grid, count, border = _mindspore_grid(feature_boxes, pooled, sample_num, shape)
     grid, count = np.where(zero[:, None], 0, grid), np.where(zero, np.ones_like(count), count)
-    largest_x, largest_y = _largest_grid(boxes, grid)
+    largest_x, largest_y = _largest_grid(grid)
     step = max(1, TERMS // (4 * largest_x * largest_y * pooled[0] * pooled[1]))
     for first in range(0, len(boxes), step):
         rows = slice(first, first + step)
@@ -322,7 +360,7 @@ def _blocks(
 ) -> Iterator[tuple[NDArray, _AxisSamples, _AxisSamples]]:
     """Yield ``(rows, samples along y, samples along x)`` for rows whose grids are about the same, small ones first."""
     boxes, size = feature_boxes
-    largest_x, largest_y = _largest_grid(boxes, grid, rows)
+    largest_x, largest_y = _largest_grid(grid[rows])
     placed_at_once = max(1, BLOCK_VALUES // max(pooled[0] * largest_y, pooled[1] * largest_x))
     rows = rows[np.lexsort((grid[rows, 1], grid[rows].prod(1)))]
     for first in range(0, rows.size, placed_at_once):
@@ -335,15 +373,9 @@ def _blocks(
             yield some[part], _some_rows(y, part), _some_rows(x, part)
 
 
-def _largest_grid(boxes: NDArray, grid: NDArray, rows: NDArray | slice = slice(None)) -> tuple[int, int]:
-    """Return the most samples in a bin along x and along y, at least 1, unless that is too many."""
-    largest_x, largest_y = (int(most) for most in grid[rows].max(0, initial=1))
-    if max(largest_x, largest_y) > MAX_GRID:
-        row = np.arange(len(grid))[rows][grid[rows].max(1).argmax()]
-        raise RuntimeError(
-            f"the adaptive sampling grid of row {row} is too large: {grid[row, 0]} x {grid[row, 1]} samples in a bin,"
-            f" at most {MAX_GRID} along one axis are allowed; its box in feature cells is {boxes[row, 1:].tolist()}"
-        )
+def _largest_grid(grid: NDArray) -> tuple[int, int]:
+    """Return the most samples in a bin along x and along y, at least 1."""
+    largest_x, largest_y = grid.max(0, initial=1).tolist()
     return largest_x, largest_y
 
 

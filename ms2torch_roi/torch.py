@@ -16,7 +16,7 @@ import torch.fx
 from torch._subclasses import FakeTensor
 from torchvision.ops import roi_align
 
-from . import arrays, cpu, params
+from . import arrays, cpu, params, sampling
 from . import boxes as _boxes
 
 NDArray = npt.NDArray[Any]
@@ -82,8 +82,8 @@ class ROIAlign(torch.nn.Module):
         ValueError: a mode neither 0 nor 1; in a call, another shape, inputs on different devices, or DTensors that are
             placed otherwise.
         RuntimeError: a pooled size below 1; in a call, an image index outside ``[0, N - 1]`` (on an accelerator a
-            device-side assertion, as of torch's own indexing), an adaptive grid of more than 2**20 samples along an
-            axis of a bin, or one where the rois have no values.
+            device-side assertion, as of torch's own indexing), more samples than can be pooled in 12
+            minutes, or in a box than 4 GiB hold, by an estimate; an adaptive grid where the rois have no values.
 
     Example, the one of MindSpore's documentation:
 
@@ -196,7 +196,7 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments, bac
     if not (features.dtype == rois.dtype == dtype):
         return _pool(features.to(dtype), rois.to(dtype), arguments, backward_mode).to(features.dtype)
     params.check_shapes("ROIAlign", features.shape, rois.shape)
-    rois = _check_sizes(features, rois, arguments.pooled)
+    rois = _check_sizes(features, rois, arguments)
     if torch.compiler.is_dynamo_compiling() or not _is_transformed():  # which has batches that cannot be asked
         for tensor in (features, rois):
             if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
@@ -229,14 +229,17 @@ def _is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def _check_sizes(features: torch.Tensor, rois: torch.Tensor, pooled: tuple[int, int]) -> torch.Tensor:
-    """Raise RuntimeError if the tensors or the output are too large, and return the rois.
+def _check_sizes(features: torch.Tensor, rois: torch.Tensor, arguments: _Arguments) -> torch.Tensor:
+    """Raise RuntimeError if the tensors or the output are too large, or take too long, and return the rois.
 
     A check of a size that a program leaves open would bind it to a range of sizes, so that is up to the program.
     """
+    if not _is_traced(rois):
+        params.check_sizes("ROIAlign", features.shape, rois.shape, *arguments.pooled, arguments.samples)
+        return rois
     in_strict_export = torch.compiler.is_dynamo_compiling() and _is_exporting()  # where no size is known to be open
     values: Any  # an int, or what stands for one while a program is made
-    for what, values in params.sizes("ROIAlign", features.shape, rois.shape, *pooled).items():
+    for what, values in params.sizes("ROIAlign", features.shape, rois.shape, *arguments.pooled).items():
         message = (
             f"ROIAlign: {what} would hold 2**31 values or more; at most {params.INT32_MAX} are allowed in one call"
         )
@@ -315,6 +318,9 @@ def _pool_plain_tensors(features: torch.Tensor, rois: torch.Tensor, arguments: _
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
         feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, arguments.mode)
         zero = _boxes.mindspore_unwritten(np, pixels)
+        if arguments.samples <= 0:
+            grid = _boxes.mindspore_grid(feature_boxes[1], *arguments.pooled, arguments.samples)
+            sampling.check_grids("ROIAlign", feature_boxes, grid, ~zero, arguments.pooled, features.shape)
         return pool(features, feature_boxes, zero, arguments.pooled, arguments.samples)
 
 
@@ -373,8 +379,7 @@ def _takes_one_call(rois: torch.Tensor, arguments: _Arguments) -> bool:
 def _values(rois: torch.Tensor) -> NDArray:
     if _is_traced(rois):
         raise RuntimeError(f"ROIAlign: {_NOT_TRACED}")
-    values: NDArray = rois.detach().cpu().resolve_neg().numpy()
-    return values
+    return cpu.as_numpy(rois.detach().cpu())
 
 
 class _Pool(torch.autograd.Function):
@@ -545,21 +550,34 @@ class _Index(torch.autograd.Function):
 
 def _pool_arrays(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
     """Pool NumPy arrays and MindSpore tensors, in any mix with torch's, and return the kind of ``features``."""
+    features_array, rois_array = (
+        None if isinstance(value, torch.Tensor) else arrays.to_numpy(value, "ROIAlign") for value in (features, rois)
+    )
+    output = pool_tensors(
+        features if features_array is None else _as_tensor("features", features_array),
+        rois if rois_array is None else _as_tensor("rois", rois_array),
+    )
+    if features_array is None:
+        return output
+    if output.dtype == torch.bfloat16:
+        output_array = output.detach().cpu().view(torch.int16).numpy().view(features_array.dtype)
+    else:
+        output_array = output.numpy(force=True)
+    return arrays.from_numpy(output_array, features, "ROIAlign")
 
-    def as_tensor(value: Any) -> Any:
-        array = None if isinstance(value, torch.Tensor) else arrays.to_numpy(value, "ROIAlign")
-        if array is None:
-            return value
+
+def _as_tensor(name: str, array: NDArray) -> torch.Tensor:
+    """Return a tensor in the memory of an array, which may be of bfloat16 as ml_dtypes and MindSpore define it."""
+    if array.dtype.name == "bfloat16":
+        return _as_tensor(name, array.view(np.int16)).view(torch.bfloat16)
+    try:
         if array.flags.writeable:
             return torch.from_numpy(array)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nothing here writes to it
             return torch.from_numpy(array)
-
-    output = pool_tensors(as_tensor(features), as_tensor(rois))
-    if isinstance(features, torch.Tensor):
-        return output
-    return arrays.from_numpy(output.numpy(force=True), features, "ROIAlign")
+    except TypeError:
+        raise _dtype_error(name, array.dtype) from None
 
 
 def _check_tensor(name: str, value: Any) -> None:
@@ -570,7 +588,11 @@ def _check_tensor(name: str, value: Any) -> None:
         found += params.hint_of_list(name, value)
         raise TypeError(f"ROIAlign: {name} must be a tensor of torch or MindSpore or a NumPy array, got {found}")
     if value.dtype not in _DTYPES:
-        raise TypeError(f"ROIAlign: {name} must be float16, float32, float64 or bfloat16, got {value.dtype}")
+        raise _dtype_error(name, value.dtype)
+
+
+def _dtype_error(name: str, dtype: Any) -> TypeError:
+    return TypeError(f"ROIAlign: {name} must be float16, float32, float64 or bfloat16, got {dtype}")
 
 
 def _compute_dtype(features: torch.Tensor, rois: torch.Tensor) -> torch.dtype:

@@ -135,11 +135,75 @@ def test_errors_are_those_of_tensors():
             ROIAlign(1, 2, 0.5)(features, rois)
 
 
-@pytest.mark.needs_mindspore
-def test_bfloat16_of_mindspore_is_refused():
-    ms = operators.import_mindspore()
-    with pytest.raises(TypeError, match=r"bfloat16|BFloat16|void"):
-        ROIAlign(1, 2, 0.5)(mindspore_tensor(FEATURES).astype(ms.bfloat16), ROIS)
+def bfloat16_of_ml_dtypes(array):
+    return array.astype(pytest.importorskip("ml_dtypes").bfloat16)
+
+
+def bfloat16_of_mindspore(array):
+    return mindspore_tensor(array).astype(operators.import_mindspore().bfloat16)
+
+
+BFLOAT16_KINDS = {
+    "torch": lambda array: torch.from_numpy(array).bfloat16(),
+    "NumPy": bfloat16_of_ml_dtypes,
+    "MindSpore": bfloat16_of_mindspore,
+}
+
+
+def bits_of_bfloat16(array):
+    """Return the kind and the bits of an array of bfloat16."""
+    if isinstance(array, torch.Tensor):
+        assert array.dtype == torch.bfloat16
+        return torch.Tensor, array.view(torch.int16).numpy()
+    kind = type(array)
+    if kind is not np.ndarray:
+        array = array.asnumpy()
+    assert array.dtype.name == "bfloat16"
+    return kind, array.view(np.int16)
+
+
+@pytest.mark.parametrize("sample_num", [2, 0])
+@pytest.mark.parametrize(("kind", "rois_kind"), mixes(without_all="torch"))
+def test_bfloat16_of_any_kind_is_that_of_torch(kind, rois_kind, sample_num):
+    op = ROIAlign(1, 2, 0.5, sample_num)
+    of_torch = torch.from_numpy(FEATURES).bfloat16(), torch.from_numpy(ROIS).bfloat16()
+    features, rois = BFLOAT16_KINDS[kind](FEATURES), BFLOAT16_KINDS[rois_kind](ROIS)
+    got, bits = bits_of_bfloat16(op(features, rois))
+    assert got is type(features)
+    assert_same_bits(bits, op(*of_torch).view(torch.int16).numpy())
+    got, bits = bits_of_bfloat16(op(features, KINDS[rois_kind](ROIS)))  # and float32 rois
+    assert_same_bits(bits, op(of_torch[0], torch.from_numpy(ROIS)).view(torch.int16).numpy())
+    output = op(KINDS[kind](FEATURES), rois)  # and float32 features
+    assert of_kind(kind, output)
+    assert_same_bits(TO_NUMPY[kind](output), op(torch.from_numpy(FEATURES), of_torch[1]).numpy())
+
+
+def test_bfloat16_of_torch_features_is_returned_and_has_its_gradient():
+    features = torch.from_numpy(FEATURES.copy()).bfloat16().requires_grad_()
+    output = ROIAlign(1, 2, 0.5)(features, bfloat16_of_ml_dtypes(ROIS))
+    assert output.dtype == torch.bfloat16
+    output.sum().backward()
+    assert features.grad.any()
+
+
+def test_bfloat16_arrays_share_their_memory_and_need_not_be_contiguous(monkeypatch):
+    features = bfloat16_of_ml_dtypes(FEATURES)
+    op = ROIAlign(1, 2, 0.5)
+    expected = bits_of_bfloat16(op(features, ROIS))[1]
+    for how in ("backwards", "a field of a record", "read only", "of another layout"):
+        assert_same_bits(bits_of_bfloat16(op(awkward(features, how), ROIS))[1], expected)
+    seen = []
+    monkeypatch.setattr("ms2torch_roi.torch._pool", lambda features, *_: seen.append(features) or features)
+    assert np.shares_memory(op(features, ROIS), features)
+    assert seen[0].data_ptr() == features.ctypes.data
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int4"])
+def test_other_dtypes_of_ml_dtypes_are_refused(dtype):
+    wrong = getattr(pytest.importorskip("ml_dtypes"), dtype)
+    for features, rois, name in ((FEATURES.astype(wrong), ROIS, "features"), (FEATURES, ROIS.astype(wrong), "rois")):
+        with pytest.raises(TypeError, match=f"{name} must be float16, float32, float64 or bfloat16, got {dtype}"):
+            ROIAlign(1, 2, 0.5)(features, rois)
 
 
 def test_torch_features_have_their_gradient_whatever_the_rois_are():
@@ -250,6 +314,39 @@ def test_arrays_of_no_kind_are_refused_on_mindspore():
         ms2torch_roi.roi_align(FEATURES.tolist(), ROIS, 2)
     with pytest.raises(TypeError, match="takes float16 and float32, got input Float64"):
         ms2torch_roi.roi_align(FEATURES.astype(np.float64), ROIS.astype(np.float64), 2)
+
+
+@pytest.mark.needs_mindspore
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_is_refused_on_mindspore(kind):
+    operators.import_mindspore()
+    wrong = BFLOAT16_KINDS[kind]
+    for features, boxes in (
+        (wrong(FEATURES), wrong(ROIS)),
+        (FEATURES, wrong(ROIS)),
+        (wrong(FEATURES), ROIS),
+        (FEATURES, [wrong(part) for part in BOXES_OF_IMAGES]),
+    ):
+        with pytest.raises(
+            TypeError, match=r"roi_align: MindSpore's operator takes float16 and float32, got .*[Ff]loat16"
+        ):
+            ms2torch_roi.roi_align(features, boxes, 2)
+
+
+@pytest.mark.needs_mindspore
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_float8_is_refused_on_mindspore(dtype):
+    operators.import_mindspore()
+    wrong = getattr(pytest.importorskip("ml_dtypes"), dtype)
+    for features, boxes in (
+        (FEATURES.astype(wrong), ROIS),
+        (FEATURES, ROIS.astype(wrong)),
+        (torch.from_numpy(FEATURES).to(getattr(torch, dtype)), ROIS),
+    ):
+        with pytest.raises(
+            TypeError, match=rf"roi_align: MindSpore's operator takes float16 and float32, got .*{dtype}"
+        ):
+            ms2torch_roi.roi_align(features, boxes, 2)
 
 
 # Imports.

@@ -248,6 +248,65 @@ def test_workers_that_are_forked_after_a_call():
     assert done.stdout.strip() == "same", done.stderr
 
 
+# How a call comes to be made after the main thread has ended: code that calls ``pool``.
+SHUTDOWNS = {
+    "atexit": "import atexit\natexit.register(pool)",
+    "a thread that outlives the main one": (
+        "import threading\n"
+        "def later():\n    threading.main_thread().join()\n    pool()\n"
+        "threading.Thread(target=later).start()"
+    ),
+    "tasks left in an executor": (
+        "import concurrent.futures, time\n"
+        "executor = concurrent.futures.ThreadPoolExecutor(1)\n"
+        "executor.submit(time.sleep, 1)\n"
+        "executor.submit(pool).add_done_callback(lambda done: done.result())"
+    ),
+}
+
+POOL = """
+import torch
+from ms2torch_roi import ROIAlign
+
+torch.manual_seed(0)
+torch.set_num_threads(2)
+features = torch.randn(2, 64, 40, 50)
+rois = torch.rand(900, 5) * torch.tensor([1, 100, 80, 100, 80])
+rois[:, 0].round_()
+rois[:, 3:] += rois[:, 1:3]
+op = ROIAlign(7, 7, 0.25)
+expected = op(features, rois)
+
+
+def pool():
+    leaf = features.clone().requires_grad_()
+    output = op(leaf, rois)
+    output.sum().backward()
+    fast = ROIAlign(7, 7, 0.25, exact=False)(features, rois)
+    print(torch.equal(output, expected), bool(leaf.grad.any()), torch.allclose(fast, expected, atol=1e-4))
+
+
+"""
+
+
+@pytest.mark.parametrize("shutdown", SHUTDOWNS.values(), ids=SHUTDOWNS)
+def test_calls_while_the_interpreter_shuts_down(shutdown):
+    done = run_python(POOL + shutdown, timeout=100)
+    assert done.stdout.strip() == "True True True", done.stderr
+    assert not done.stderr
+
+
+def test_a_call_where_no_thread_can_be_started(monkeypatch, callers):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    expected = ROIAlign(7, 7, 0.25)(FEATURES, ROIS)
+    callers.clear()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert_same_bits(ROIAlign(7, 7, 0.25)(FEATURES, ROIS).numpy(), expected.numpy())
+    assert set(callers) == {threading.get_ident()}
+
+
 MEMORY = """
 import torch
 from memory import extra_memory

@@ -74,11 +74,43 @@ def test_inputs_are_left_as_they_were():
     assert torch.equal(rois, ROIS)
 
 
+@pytest.mark.parametrize("arguments", [{}, {"sample_num": 0}, {"exact": False}], ids=["fixed", "adaptive", "fast"])
+def test_inputs_can_be_resized_after(arguments):
+    features, rois = FEATURES.clone().requires_grad_(), ROIS.clone()
+    ROIAlign(2, 3, 0.5, **arguments)(features, rois).nansum().backward()
+    for tensor in (features, rois):
+        assert tensor.untyped_storage().resizable()
+
+
 def test_output_is_contiguous_and_of_the_dtype_of_features():
     for features_dtype, rois_dtype in ((torch.float16, torch.float32), (torch.float32, torch.float16)):
         output = ROIAlign(2, 3, 0.5)(FEATURES.to(features_dtype), ROIS.to(rois_dtype))
         assert output.dtype == features_dtype
         assert output.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("arguments", [{}, {"sample_num": 0}, {"exact": False}], ids=["fixed", "adaptive", "fast"])
+@pytest.mark.parametrize("copies", [1, 3000], ids=["a small call", "a large call"])
+def test_output_and_gradient_are_tensors_that_own_their_memory(copies, arguments, dtype):
+    features = FEATURES.to(dtype, copy=True).requires_grad_()
+    op = ROIAlign(7, 7, 0.5, **arguments)
+    with_gradient = op(features, ROIS.repeat(copies, 1).to(dtype))
+    with_gradient.nansum().backward()
+    for tensor in (op(FEATURES.to(dtype), ROIS.repeat(copies, 1).to(dtype)), with_gradient.detach(), features.grad):
+        size = tensor.numel() * tensor.element_size()
+        assert tensor.is_contiguous()
+        assert tensor.untyped_storage().resizable()
+        assert tensor.untyped_storage().nbytes() == size
+        kept = tensor.clone()
+        again = pickle.loads(pickle.dumps(tensor))
+        assert torch.equal(again.nan_to_num(), kept.nan_to_num())
+        tensor.resize_(tensor.numel() + 1000)
+        assert torch.equal(tensor[:-1000].nan_to_num(), kept.flatten().nan_to_num())
+        tensor.share_memory_()
+        assert tensor.is_shared()
+        tensor.set_()
+        assert not tensor.numel()
 
 
 @pytest.mark.parametrize("sample_num", [2, 0])
@@ -172,7 +204,9 @@ def test_mindspore_refuses_them_with_the_same_type(tensors, error):
 )
 def test_adaptive_grids_beyond_reason_are_refused(torchvision_calls, box, grid):
     rois = torch.tensor([[0, 1, 1, 9, 9], [0, *box]])
-    with pytest.raises(RuntimeError, match=f"grid of row 1 is too large: {grid} samples in a bin"):
+    with pytest.raises(
+        RuntimeError, match=f"2 boxes with adaptive grids, the largest of row 1, {grid} samples in each of 7 x 7 bins"
+    ):
         ROIAlign(7, 7, 0.5, 0)(FEATURES, rois)
     assert not any(len(boxes) for _, boxes, *_ in torchvision_calls)
 

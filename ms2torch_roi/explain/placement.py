@@ -108,7 +108,7 @@ def of_mindspore(box: Box, roi_end_mode: int) -> Placement:
         problem = "NaN (no samples)" if count == 0 else "0 (no samples)"
     elif not _boxes.is_finite(np, *feature_boxes).all():
         problem = "0 (not finite)"
-    elif sample_num <= 0 and grid.max() > sampling.MAX_GRID:
+    elif sample_num <= 0 and _has_too_many(grid, box):
         problem = "too many samples"
     setting = f"roi_end_mode={roi_end_mode}"
     return _placement("MindSpore", setting, box, feature_boxes, end, grid, count, _boxes.mindspore_border, problem)
@@ -131,10 +131,15 @@ def of_torchvision(box: Box, aligned: bool) -> Placement:
         problem = "undefined, may crash"
     elif problem is None and (grid <= 0).any():
         problem = "0 (no samples)"
-    elif sampling_ratio <= 0 and grid.max() > sampling.MAX_GRID:
+    elif sampling_ratio <= 0 and _has_too_many(grid, box):
         problem = "too many samples"
     setting, end = f"aligned={aligned}", boxes[:, 3:]
     return _placement("torchvision", setting, box, feature_boxes, end, grid, count, _boxes.torchvision_border, problem)
+
+
+def _has_too_many(grid: NDArray, box: Box) -> bool:
+    samples = sampling.samples_of_boxes(grid, box.pooled, box.size or (0, 0))
+    return bool((samples > params.MAX_SAMPLES_OF_A_BOX).any())
 
 
 def _placement(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import boxes as _boxes
-from .. import sampling
+from .. import params, sampling
 from .cases import Case, MindSporeCase
 
 NDArray = npt.NDArray[Any]
@@ -65,7 +65,8 @@ class Rule:
             size = np.where(~(size > smallest) if case.original == "MindSpore" else size < smallest, smallest, size)
         rounding = np.floor if self.grid == "MindSpore" else np.ceil
         grid = _boxes.sampling_grid(rounding, size, *case.pooled, case.samples)
-        grid = np.where(grid > sampling.MAX_GRID, -1, grid)
+        too_many = sampling.samples_of_boxes(grid, case.pooled, case.features.shape[2:]) > params.MAX_SAMPLES_OF_A_BOX
+        grid = np.where(too_many[:, None], -1, grid)
         count = (_boxes.mindspore_count if self.count == "MindSpore" else _boxes.torchvision_count)(grid, dtype)
         return np.concatenate((index, corners), 1), size, grid, count
 
