@@ -81,7 +81,8 @@ def test_mindspores_own_export_of_mode_1_enlarges_small_boxes(ms, session):
 @pytest.mark.parametrize("aligned", [False, True])
 def test_float16_is_computed_in_float32(ours, session, aligned):
     """On boxes in feature cells of float16, most of whose samples move by little."""
-    rois = boxes_of_any_kind(np.random.default_rng(0)).astype(np.float16)
+    rois = boxes_of_any_kind(np.random.default_rng(0))
+    rois = rois[np.abs(rois).max(1) < 100].astype(np.float16)
     features = FEATURES.astype(np.float16)
     output = session(ours.RoIAlign((3, 4), 0.5, 2, aligned), features, rois)(features, rois)
     difference = np.abs(output - in_torchvision(features, rois, (3, 4), 0.5, 2, aligned))
