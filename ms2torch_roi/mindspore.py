@@ -71,7 +71,7 @@ class RoIAlign(nn.Cell):  # type: ignore[misc]
 
 
 # MindSpore's mixed precision O1 copies the source of every cell in a model but those listed here.
-mindspore.rewrite.common.namespace._subtree_black_list.append(RoIAlign)
+getattr(mindspore.rewrite.common.namespace, "_subtree_black_list", []).append(RoIAlign)
 
 
 def roi_align(

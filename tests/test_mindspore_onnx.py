@@ -60,6 +60,37 @@ def test_aligned_boxes_have_them_but_for_the_last_digits_near_the_first_pixels(o
     assert (output != expected).sum() < output.size / 100
 
 
+def test_mindspores_own_export_of_mode_1_enlarges_small_boxes(ms, session):
+    """Which is why the port does not call it."""
+
+    class Model(ms.nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.pool = ms.ops.ROIAlign(3, 4, 0.25, 2, 1)
+
+        def construct(self, features, rois):
+            return self.pool(features, rois)
+
+    rois = np.array([[0, 9, 7, 40, 33], [1, 9, 9, 10, 11]], np.float32)
+    expected = Model()(ms.Tensor(FEATURES), ms.Tensor(rois)).asnumpy()
+    output = session(Model(), FEATURES, rois)(FEATURES, rois)
+    assert_same_bits(output[:1], expected[:1])
+    assert np.abs(output[1] - expected[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_float16_is_computed_in_float32(ours, session, aligned):
+    """On boxes in feature cells of float16, most of whose samples move by little."""
+    rois = boxes_of_any_kind(np.random.default_rng(0))
+    rois = rois[np.abs(rois).max(1) < 100].astype(np.float16)
+    features = FEATURES.astype(np.float16)
+    output = session(ours.RoIAlign((3, 4), 0.5, 2, aligned), features, rois)(features, rois)
+    difference = np.abs(output - in_torchvision(features, rois, (3, 4), 0.5, 2, aligned))
+    assert output.dtype == np.float16
+    assert np.mean(difference > 0.02) < 0.02
+    assert np.mean(difference > 0) > 0.1
+
+
 @pytest.mark.parametrize("aligned", [False, True])
 def test_boxes_that_are_not_finite_pool_to_0(ours, session, aligned):
     rois = np.concatenate((NOT_FINITE, BOXES))

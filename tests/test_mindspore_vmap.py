@@ -62,6 +62,16 @@ def test_the_gradient_of_each_call(ms, ours, in_axes):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
 
 
+def test_a_gradient_from_outside_is_refused_by_mindspore(ms, ours):
+    cell = ours.RoIAlign((2, 3), 1.0, 2)
+
+    def loss(features, rois):
+        return ms.vmap(cell, (0, 0))(features, rois).sum()
+
+    with pytest.raises(TypeError, match="params of function 'bprop'"):
+        ms.grad(loss)(ms.Tensor(FEATURES), ms.Tensor(BOXES))
+
+
 def test_adaptive_grids_are_refused_as_in_a_graph(ms, ours):
     with pytest.raises(RuntimeError, match="adaptive grid"):
         ms.vmap(ours.RoIAlign(2, 1.0, -1), (0, 0))(ms.Tensor(FEATURES), ms.Tensor(BOXES))
