@@ -358,14 +358,15 @@ def _with_progress(
 
 def _check_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) -> None:
     """Find out before a long run that a report cannot be written after it, or would replace something else."""
-    taken = dict.fromkeys((file.resolve() for file in inputs), "is read")
+    taken = dict.fromkeys(map(os.path.realpath, inputs), "is read")
     for name in _REPORTS:
         file: Path | None = getattr(options, name)
         if file is None:
             continue
-        if file.resolve() in taken:
-            raise _CouldNotRunError(f"--{name}: {file} {taken[file.resolve()]}")
-        taken[file.resolve()] = f"is what --{name} writes"
+        real = os.path.realpath(file)
+        if real in taken:
+            raise _CouldNotRunError(f"--{name}: {file} {taken[real]}")
+        taken[real] = f"is what --{name} writes"
         was_there = file.exists()
         try:
             with file.open("a"):

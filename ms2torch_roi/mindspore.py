@@ -356,7 +356,8 @@ def _pool(
     for rows, values in parts:
         source[slice(None) if rows is None else rows] = end + np.arange(values.shape[0])
         end += values.shape[0]
-    return ops.gather(ops.cat([values for _, values in parts]), ms.Tensor(source), 0)
+    # MindSpore keeps an operator for each constant that it has got, for ever; the result of an addition is none.
+    return ops.gather(ops.cat([values for _, values in parts]), ms.Tensor(source) + 0, 0)
 
 
 def _pool_in_graph(

@@ -1,6 +1,10 @@
 """The format of recorded calls: what is written is read again, and what is not whole is refused by name."""
 
+import dataclasses
+import io
 import json
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -131,7 +135,22 @@ FOREIGN = {
         _array("output_gradient", operators.reference(cases.random_case(0, 3)).astype("f8")),
         "output_gradient is float64 .*, not float16",
     ),
-    "an object": (_array("rois", np.array([{}], object)), "allow_pickle=False"),
+    "an object": (_array("rois", np.array([{}], object)), "rois is object"),
+    "an output of other bins": (
+        lambda contents: contents.update(output=contents["output"][..., :-1]), r"output has shape .* and 5 x 3 bins"
+    ),
+    "absurdly many bins": (
+        _facts(arguments={"pooled_height": 23_000, "pooled_width": 23_000, "spatial_scale": 1.0, "sample_num": 1,
+                          "roi_end_mode": 1}),
+        r"output has shape .* and 23000 x 23000 bins",
+    ),
+    "absurdly many bins of torchvision": (
+        _facts(operator="torchvision.ops.roi_align", arguments={"output_size": [23_000, 1], "spatial_scale": 1.0,
+               "sampling_ratio": 1, "aligned": False}),
+        r"output has shape .* and 23000 x 1 bins",
+    ),
+    "numbers for a call": (_array("call", np.zeros(3)), r"its 'call' is float64 \(3,\), not a text"),
+    "a text beyond reason": (_facts(error={"type": "RuntimeError", "message": "x" * 2**20}), "not a text of 4194304"),
 }  # fmt: skip
 
 
@@ -149,8 +168,86 @@ def test_what_is_no_recorded_call_is_refused(path, change, message):
 def test_an_array_alone_is_no_recorded_call(path):
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(ValueError, match=r"not a recorded call: ValueError: it is no \.npz file"):
+    with pytest.raises(ValueError, match=r"not a recorded call: BadZipFile: File is not a zip file"):
         calls.read(path)
+
+
+def test_an_output_of_an_operator_that_mindspore_took_for_another_is_read(path):
+    # Its cache tells 1 x 12 bins from 11 x 2 by "112".
+    case = dataclasses.replace(cases.documented_cases()[0], pooled_height=11, pooled_width=2)
+    other = dataclasses.replace(case, pooled_height=1, pooled_width=12)
+    calls.write(path, a_call(case, output=operators.reference(other)))
+    assert calls.read(path).output.shape == (1, 1, 1, 12)
+
+
+# What a file says of its size is believed only as far as the file itself is large.
+
+
+def large_contents(height, width=4096):
+    case = dataclasses.replace(cases.documented_cases()[0], features=np.zeros((1, 1, height, width), np.float32))
+    facts = {"format": 1, "operator": "mindspore.ops.ROIAlign", "arguments": case.arguments, "versions": {}}
+    arrays = {"features": case.features, "rois": case.rois, "output": np.zeros((1, 1, 3, 3), np.float32)}
+    return {"call": np.array(json.dumps(facts)), **arrays}
+
+
+def refused_without_memory(path, match):
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=match):
+        calls.read(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24  # bytes; what the files would take is 2**27 and more
+
+
+def rewrite(path, change, compress_type):
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(path, "w", compress_type) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def test_compressed_files_are_read(path):
+    contents = large_contents(2**11)  # 32 MiB
+    np.savez_compressed(path, **contents)
+    assert calls.read(path).case.features.shape == (1, 1, 2**11, 4096)
+    contents = large_contents(2**13)
+    contents["features"][:, :, ::8] = np.random.default_rng(0).standard_normal((2**10, 4096))  # as after ReLU, and more
+    np.savez_compressed(path, **contents)
+    assert calls.read(path).case.features.shape == (1, 1, 2**13, 4096)
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_holds_is_refused(path):
+    np.savez_compressed(path, **large_contents(2**13))
+    refused_without_memory(path, r"its \d+ bytes would unpack to 1342\d+, more than 20 times as many")
+    whole = path.read_bytes()
+    at = whole.index(b"features.npy", whole.index(b"PK\1\2")) - 46
+    # That it holds as much, or unpacks to less, makes no difference.
+    for offset, size, match in ((20, 2**27, "more than 20 times"), (24, 2**20, "features is float32 .* but there are")):
+        changed = whole[: at + offset] + size.to_bytes(4, "little") + whole[at + offset + 4 :]
+        path.write_bytes(changed)
+        refused_without_memory(path, match)
+
+
+@pytest.mark.parametrize("shape", [(2**40,), (2**20, 2**20, 2**20, 2**20), (-2, -2), (-1,), (0,), (3,)])
+@pytest.mark.parametrize("compress_type", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_header_that_says_another_size_is_refused(path, shape, compress_type):
+    def change(members):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        members["rois.npy"] = header.getvalue() + bytes(16)
+
+    np.savez(path, **large_contents(4))
+    rewrite(path, change, compress_type)
+    refused_without_memory(path, "rois is float32 .* but there are 16 bytes of it")
+
+
+def test_a_compression_that_numpy_does_not_write_is_refused(path):
+    for compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        np.savez(path, **large_contents(4))
+        rewrite(path, lambda members: None, compress_type)
+        refused_without_memory(path, "call is compressed in a way that NumPy does not write")
 
 
 def test_a_file_that_cannot_be_opened_is_an_os_error(path):

@@ -14,10 +14,13 @@ into its backward pass and what went out. A text ``call`` holds the rest as JSON
 from __future__ import annotations
 
 import json
+import math
+import stat
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +41,15 @@ _OPERATORS: dict[str, tuple[str, type[Case]]] = {
 ERRORS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 _MEMBERS = ("call", "features", "rois", "output", "output_gradient", "features_gradient")
 _DTYPES = ("float16", "float32", "float64")
+_DTYPES_OF_ERRORS = (*_DTYPES, "int32", "int64")
+
+# Files may be compressed: to a part of this, if they unpack to more bytes than that. Features that are mostly 0 shrink
+# to a tenth, and what is made to fill the memory to a thousandth.
+_COMPRESSION = 20
+_UNPACKED = 2**26
+_TEXT = 2**22  # bytes of the text in a file
+
+_format: Any = np.lib.format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,19 +119,25 @@ def read(path: Path) -> Call:
         OSError: it cannot be opened.
     """
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it is no .npz file")
-        with file:
-            found = ", ".join(sorted(file.files)) or "nothing"
-            contents = {name: file[name] for name in _MEMBERS if name in file.files}
-        if "call" not in contents:
-            raise ValueError(f"there is no 'call' in it, but {found}")
-        return _call(path, contents)
+        check_is_file(path)
+        with zipfile.ZipFile(path) as archive:
+            return _call(path, archive)
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for a file that is damaged
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise ValueError(f"{path}: not a recorded call: {type(error).__name__}: {error}") from error
+
+
+def check_is_file(path: Path) -> None:
+    """Raise ValueError unless a path is a file, or leads to one: reading a pipe or a device may never end.
+
+    Raises:
+        OSError: there is nothing.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise ValueError(f"it is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file")
 
 
 def name_of(path: Path) -> str:
@@ -127,8 +145,56 @@ def name_of(path: Path) -> str:
     return "/".join(path.absolute().parts[-2:])
 
 
-def _call(path: Path, contents: dict[str, NDArray]) -> Call:
-    facts = json.loads(str(contents["call"]))
+class _Declared(NamedTuple):
+    """What a member of a file says that its array is."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def _declared(path: Path, archive: zipfile.ZipFile) -> dict[str, _Declared]:
+    """Return what the arrays of a file say that they are; this reads none of them.
+
+    Raises:
+        ValueError: there is no call, or they say what cannot be, or would take far more memory than the file.
+    """
+    found = archive.namelist()
+    names = [name for name in _MEMBERS if f"{name}.npy" in found]
+    if "call" not in names:
+        others = ", ".join(sorted(name.removesuffix(".npy") for name in found)) or "nothing"
+        raise ValueError(f"there is no 'call' in it, but {others[:200]}")
+    packed, unpacked = path.stat().st_size, sum(archive.getinfo(f"{name}.npy").file_size for name in names)
+    if unpacked > max(_COMPRESSION * packed, _UNPACKED):
+        raise ValueError(f"its {packed} bytes would unpack to {unpacked}, more than {_COMPRESSION} times as many")
+    return {name: _header(archive, name) for name in names}
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> _Declared:
+    member = archive.getinfo(f"{name}.npy")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed in a way that NumPy does not write")
+    with archive.open(member) as file:
+        read = _format.read_array_header_1_0 if _format.read_magic(file) == (1, 0) else _format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        held = member.file_size - file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"{name} is {dtype} {shape}, but there are {held} bytes of it")
+    return _Declared(shape, dtype)
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> NDArray:
+    with archive.open(f"{name}.npy") as file:
+        array: NDArray = _format.read_array(file, allow_pickle=False)
+    return array
+
+
+def _call(path: Path, archive: zipfile.ZipFile) -> Call:
+    """Return the call in a file. No array is read before all that the file says fits together."""
+    declared = _declared(path, archive)
+    text = declared.pop("call")
+    if text.dtype.kind != "U" or text.shape or text.dtype.itemsize > _TEXT:
+        raise ValueError(f"its 'call' is {text.dtype} {text.shape}, not a text of {_TEXT} bytes at most")
+    facts = json.loads(str(_array(archive, "call")))
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         found = facts.get("format") if isinstance(facts, dict) else facts
         raise ValueError(f"its format is {found!r}; this version of ms2torch_roi reads {FORMAT}")
@@ -140,37 +206,39 @@ def _call(path: Path, contents: dict[str, NDArray]) -> Call:
         raise ValueError("its versions or arguments are missing")
     arguments = _checked(kind, arguments)
     for name in ("features", "rois"):
-        if name not in contents:
+        if name not in declared:
             raise ValueError(f"there are no {name} in it")
-    features, rois, output = contents["features"], contents["rois"], contents.get("output")
     raises = None
     if error is not None:
         known = {kind.__name__: kind for kind in ERRORS}
         if error["type"] not in known:
             raise ValueError(f"it ended in {error['type']!r}, which is not one of {', '.join(known)}")
         raises = known[error["type"]]
-    elif output is None:
+    elif "output" not in declared:
         raise ValueError("there is no output in it")
-    else:
-        _check_arrays(contents)
+    _check_dtypes(declared, _DTYPES if raises is None else _DTYPES_OF_ERRORS)
+    if raises is None:
+        _check_shapes(declared, arguments)
     device = str(facts.get("device", "CPU"))
     if not all(map(str.isprintable, (device, *map(str, versions.values())))):
         raise ValueError("its device or versions are not printable")
+    arrays = {name: _array(archive, name) for name in declared}
+    features = arrays["features"]
     of = f"{'MindSpore' if library == 'mindspore' else library} {versions.get(library, 'unknown')} on {device}"
     case = kind(
         name=name_of(path),
         category="recorded",
         source=f"calls.read(Path({str(path)!r})).case",
         features=features,
-        rois=rois,
+        rois=arrays["rois"],
         raises=raises,
         **arguments,
     )
     return Call(
         case=replace(case, category=f"recorded: {of}, {features.dtype.name}, {case.kind}"),
-        output=output,
-        output_gradient=contents.get("output_gradient"),
-        features_gradient=contents.get("features_gradient"),
+        output=arrays.get("output"),
+        output_gradient=arrays.get("output_gradient"),
+        features_gradient=arrays.get("features_gradient"),
         error_message=str(error["message"]) if error is not None else "",
         versions={str(name): str(version) for name, version in versions.items()},
         device=device,
@@ -186,17 +254,27 @@ def _checked(kind: type[Case], arguments: dict[str, Any]) -> dict[str, Any]:
     return dict(zip(names, params.torchvision_arguments(**arguments), strict=True))
 
 
-def _check_arrays(contents: dict[str, NDArray]) -> None:
-    """Raise ValueError unless the arrays of a call that returned fit together."""
-    for name in ("features", "rois", "output", "output_gradient", "features_gradient"):
-        array = contents.get(name)
-        if array is not None and array.dtype.name not in _DTYPES:
-            raise ValueError(f"{name} is {array.dtype}, not one of {', '.join(_DTYPES)}")
-    features, rois, output = (contents[name] for name in ("features", "rois", "output"))
+def _check_dtypes(declared: Mapping[str, _Declared], allowed: tuple[str, ...]) -> None:
+    for name, array in declared.items():
+        if array.dtype.name not in allowed:
+            raise ValueError(f"{name} is {array.dtype}, not one of {', '.join(allowed)}")
+
+
+def _check_shapes(declared: Mapping[str, _Declared], arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the arrays of a call that returned fit together, and its arguments."""
+    features, rois, output = (declared[name] for name in ("features", "rois", "output"))
     params.check_shapes("ROIAlign", features.shape, rois.shape)
-    if output.ndim != 4 or output.shape[:2] != (rois.shape[0], features.shape[1]):
-        raise ValueError(f"output has shape {output.shape} for features {features.shape} and rois {rois.shape}")
+    pooled = arguments.get("output_size") or (arguments["pooled_height"], arguments["pooled_width"])
+    # MindSpore takes operators for each other whose numbers of bins are the same without a space between them.
+    if len(output.shape) != 4 or (
+        (*output.shape[:2], "".join(map(str, output.shape[2:])))
+        != (rois.shape[0], features.shape[1], "".join(map(str, pooled)))
+    ):
+        raise ValueError(
+            f"output has shape {output.shape} for features {features.shape}, rois {rois.shape} and"
+            f" {pooled[0]} x {pooled[1]} bins"
+        )
     for name, like in (("output_gradient", output), ("features_gradient", features)):
-        array = contents.get(name, like)
-        if array.shape != like.shape or array.dtype != like.dtype:
+        array = declared.get(name, like)
+        if array != like:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, not {like.dtype} {like.shape}")

@@ -231,14 +231,15 @@ def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]
     for path in paths:
         if path.is_dir():
             for file in sorted(path.iterdir()):
-                (files if file.suffix == calls.SUFFIX and not file.is_dir() else others).append(file)
+                (files if file.suffix == calls.SUFFIX else others).append(file)
         else:
             path.stat()
             files.append(path)
     if not files:
         folders = "".join(f"; {other} is a folder: give it too" for other in others if other.is_dir())
         raise ValueError(f"no recorded calls ({calls.SUFFIX} files) in {', '.join(map(str, paths))}{folders}")
-    return tuple({file.resolve(): file for file in files}.values()), others
+    # Not Path.resolve, which raises for links that lead to each other; reading those fails, and names them.
+    return tuple({os.path.realpath(file): file for file in files}.values()), others
 
 
 def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterator[list[Verdict]]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from . import calls
 from .verdicts import Verdict, describe
 
 FORMAT = 2
@@ -249,6 +250,7 @@ def read(file: Path) -> Run:
         ValueError: it holds something else, or another format.
     """
     try:
+        calls.check_is_file(file)
         return from_json(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not a report of ms2torch-roi: {type(error).__name__}: {error}") from error
@@ -298,11 +300,12 @@ def merged(parts: Sequence[Run]) -> Run:
         raise ValueError("a report is of a whole run, not of a shard: there is nothing to merge it with")
     shards = sorted(str(part.shard) for part in parts)
     count = int(shards[0].partition("/")[2])
-    wanted = sorted(f"{i}/{count}" for i in range(1, count + 1))
-    if shards != wanted:
-        raise ValueError(f"expected each of the shards {', '.join(wanted)} once, got {', '.join(shards)}")
+    # A report may say any number: no list is made of so many.
+    if len(shards) != count or shards != sorted(f"{i}/{count}" for i in range(1, count + 1)):
+        raise ValueError(f"expected each of the shards 1/{count} to {count}/{count} once, got {', '.join(shards)}")
     every = sorted((verdict for part in parts for verdict in part.verdicts), key=lambda verdict: verdict.number)
-    if {verdict.number for verdict in every} != set(range(first.numbers)):
+    numbers = {verdict.number for verdict in every}
+    if len(numbers) != first.numbers or any(not 0 <= number < first.numbers for number in numbers):
         raise ValueError(f"the shards do not hold all of the {first.numbers} cases")
     run = replace(first, shard=None, verdicts=every, seconds=sum(part.seconds for part in parts))
     shown = {(verdict.number, verdict.category) for verdict in run.failures[:SHOWN_FAILURES]}

@@ -82,10 +82,10 @@ def test_shards_that_do_not_add_up_are_refused(run_command, tmp_path):
     run_command(*CHECK, "--shard", "2/2", "--json", tmp_path / "other.json")
     first, second = tmp_path / "1.json", tmp_path / "2.json"
     for files, message in (
-        ([first], "expected each of the shards 1/2, 2/2 once, got 1/2"),
-        ([first, first], "expected each of the shards 1/2, 2/2 once, got 1/2, 1/2"),
+        ([first], "expected each of the shards 1/2 to 2/2 once, got 1/2"),
+        ([first, first], "expected each of the shards 1/2 to 2/2 once, got 1/2, 1/2"),
         ([first, tmp_path / "other.json"], "the shards are not of one campaign: settings is "),
-        ([first, second, second], "expected each of the shards 1/2, 2/2 once, got 1/2, 2/2, 2/2"),
+        ([first, second, second], "expected each of the shards 1/2 to 2/2 once, got 1/2, 2/2, 2/2"),
     ):
         result = run_command("merge", *files)
         assert result.returncode == 2
@@ -105,6 +105,24 @@ def test_shards_that_do_not_add_up_are_refused(run_command, tmp_path):
     assert "a report is of a whole run, not of a shard" in run_command("merge", second).stderr
     second.write_text("[]")
     assert "2.json: not a report of ms2torch-roi" in run_command("merge", first, second).stderr
+
+
+def test_a_report_of_absurdly_many_shards_or_cases_is_refused_at_once(run_command, folder, tmp_path):
+    file = tmp_path / "1.json"
+    run_command("replay", folder, "--shard", "1/1", "--json", file)
+    facts = json.loads(file.read_text())
+    for changes, message in (
+        (
+            {"shard": "1/1000000000000"},
+            "expected each of the shards 1/1000000000000 to 1000000000000/1000000000000 once",
+        ),
+        ({"numbers": 10**12}, "the shards do not hold all of the 1000000000000 cases"),
+        ({"numbers": -1}, "the shards do not hold all of the -1 cases"),
+    ):
+        file.write_text(json.dumps({**facts, **changes}))
+        result = run_command("merge", file)
+        assert result.returncode == 2
+        assert message in result.stderr
 
 
 def test_replays_are_sharded_too(run_command, folder, tmp_path):
