@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-IMAGES, HEIGHT, WIDTH = 2, 800, 1216  # height and width in pixels
+HEIGHT, WIDTH = 800, 1216  # of an image, in pixels
 
 
 class Level(NamedTuple):
-    """A feature map, (IMAGES, C, HEIGHT / stride, WIDTH / stride), and the (K, 5) rois that are pooled from it."""
+    """A feature map, (N, C, HEIGHT / stride, WIDTH / stride), and the (K, 5) rois that are pooled from it."""
 
     features: torch.Tensor
     rois: torch.Tensor
@@ -28,6 +28,7 @@ class Case:
     Args:
         name: what ``--case`` takes.
         rois: the number of rois, of all strides together.
+        images: the number of images.
         strides: pixels per feature cell. With several, each box goes where it has 14 to 28 cells along a side.
         channels: of the features.
         pooled: bins along each axis.
@@ -40,10 +41,12 @@ class Case:
         aligned: of torchvision's call, on the way back.
         dtypes: in which it is timed.
         backward: whether the gradient for the features is timed too.
+        busy: whether other processes keep all cores busy meanwhile.
     """
 
     name: str
     rois: int = 1000
+    images: int = 2
     strides: tuple[int, ...] = (16,)
     channels: int = 256
     pooled: int = 7
@@ -56,6 +59,7 @@ class Case:
     aligned: bool = False
     dtypes: tuple[str, ...] = ("float32", "float16")
     backward: bool = True
+    busy: bool = False
 
     def levels(self, dtype: str) -> list[Level]:
         """Return the inputs, the same ones each time."""
@@ -80,12 +84,13 @@ class Case:
         smallest, largest = self.sizes
         size = smallest * (largest / smallest) ** rng.uniform(size=(self.rois, 2))
         small = rng.uniform(size=self.rois) < self.below_one_cell
-        size[small] = rng.uniform(0, min(self.strides) - 2, (small.sum(), 2))
+        if small.any():
+            size[small] = rng.uniform(0, min(self.strides) - 2, (small.sum(), 2))
         corner = 1 + rng.uniform(size=(self.rois, 2)) * ((WIDTH, HEIGHT) - size - 1)
-        return np.concatenate((rng.integers(0, IMAGES, (self.rois, 1)), corner, corner + size), axis=1)
+        return np.concatenate((rng.integers(0, self.images, (self.rois, 1)), corner, corner + size), axis=1)
 
     def _random_features(self, rng: np.random.Generator, stride: int) -> torch.Tensor:
-        shape = (IMAGES, self.channels, math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride))
+        shape = (self.images, self.channels, math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride))
         features = torch.from_numpy(rng.standard_normal(shape, np.float32))
         return features.to(memory_format=torch.channels_last) if self.channels_last else features
 
@@ -107,6 +112,21 @@ CASES = (
     Case("fpn", rois=512, strides=(4, 8, 16, 32), dtypes=_FLOAT32),
     Case("channels-last", channels_last=True, dtypes=_FLOAT32),
     Case("adaptive", samples=0, sizes=_LARGE, dtypes=_FLOAT32),
+    Case("busy", busy=True, dtypes=_FLOAT32),
+    Case("one-channel", rois=200_000, channels=1, dtypes=_FLOAT32),
+    # The targets of mask training: a mask for each object, cut out at the proposals. MindSpore's grids need 28 pixels.
+    Case(
+        "masks",
+        rois=512,
+        images=20,
+        strides=(1,),
+        channels=1,
+        pooled=28,
+        samples=0,
+        sizes=(29, 600),
+        dtypes=_FLOAT32,
+        backward=False,
+    ),
     *(Case(f"rois-{count}", rois=count, dtypes=_FLOAT32, backward=False) for count in (1, 64, 200, 4000, 10_000)),
     Case("way-back", way_back=True, backward=False),
     Case("way-back-aligned", way_back=True, aligned=True, backward=False),

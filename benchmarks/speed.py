@@ -16,6 +16,8 @@ import os
 import platform
 import re
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -158,6 +160,23 @@ def time_rounds(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
     return times
 
 
+# It ends with the process that has started it, however that ends.
+SPINNING = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
+
+
+@contextlib.contextmanager
+def busy_cores() -> Iterator[None]:
+    """Keep every core busy with a process of its own."""
+    command = [sys.executable, "-c", SPINNING, str(os.getpid())]
+    processes = [subprocess.Popen(command) for _ in range(machine()["cores"])]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def _rest(seconds: float = 0.02, at_most: float = 5) -> None:
     """Wait until the threads of the call before have stopped spinning: MindSpore's go on for a while."""
     deadline = time.monotonic() + at_most
@@ -185,7 +204,8 @@ def measure(case: Case, dtype: str, rounds: int) -> tuple[list[dict[str, Any]], 
     for backward in (False, True) if case.backward else (False,):
         agreement = compare(case, levels, dtype, able, backward)
         calls = {c.name: call for c in able if (call := c.backward if backward else c.forward) is not None}
-        times = time_rounds(calls, rounds)
+        with busy_cores() if case.busy else contextlib.nullcontext():
+            times = time_rounds(calls, rounds)
         baseline = times[able[0].name]
         for name, seconds in times.items():
             with_memory = not backward and not case.way_back and name in (TORCHVISION, OURS, INEXACT)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 
 import contenders
@@ -23,6 +24,8 @@ TINY_CASES = (
     Case("mode-1-small", **TINY, mode=1, below_one_cell=0.5, dtypes=("float32",)),
     Case("adaptive", **TINY, samples=0, sizes=(112, 600), dtypes=("float32",), backward=False),
     Case("fpn", **{**TINY, "rois": 12, "strides": (8, 16)}, dtypes=("float32",)),
+    Case("masks", **{**TINY, "strides": (1,)}, images=4, pooled=28, samples=0, sizes=(29, 90), backward=False),
+    Case("busy", **TINY, busy=True, dtypes=("float32",), backward=False),
     Case("way-back", **TINY, way_back=True, dtypes=("float32",), backward=False),
 )
 
@@ -94,6 +97,38 @@ def test_short_calls_are_repeated(monkeypatch):
     (seconds,) = speed.time_rounds({"a": lambda: log.append("a")}, 1)["a"]
     assert len(log) > 100
     assert seconds < 0.001
+
+
+def test_other_processes_keep_all_cores_busy_while_a_busy_case_is_timed(tmp_path, monkeypatch):
+    started, running, popen, time_rounds = [], [], subprocess.Popen, speed.time_rounds
+
+    def start(command, **options):
+        process = popen(command, **options)
+        if speed.SPINNING in command:
+            started.append(process)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(
+        speed, "time_rounds", lambda *of: running.append([p.poll() is None for p in started]) or time_rounds(*of)
+    )
+    run(tmp_path, "--case", "busy", "--case", "rois-2")
+    cores = speed.machine()["cores"]
+    assert running == [[True] * cores, [False] * cores]
+
+
+def test_processes_that_keep_cores_busy_end_with_the_one_that_started_them_however_that_ends():
+    code = "import os, speed\nwith speed.busy_cores():\n    print('busy', flush=True)\n    os._exit(1)"
+    path = os.pathsep.join(sys.path)
+    # They have this pipe too: it is at its end when all of them are gone.
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == b"busy\n"
 
 
 def test_the_table_says_how_closely_outputs_agree(tmp_path):

@@ -45,7 +45,7 @@ def run_command(*arguments):
 
 @pytest.mark.needs_mindspore
 def test_check_runs_both_frameworks_and_finds_them_identical(tmp_path):
-    result = run_command("check", "--cases", "30", "--seed", "5", "--json", str(tmp_path / "facts.json"))
+    result = run_command("check", "--cases", "50", "--seed", "5", "--json", str(tmp_path / "facts.json"))
     assert result.returncode == 0, result.stderr
     first, *rest = result.stdout.splitlines()
     assert first.startswith("MindSpore 2.")
@@ -57,7 +57,7 @@ def test_check_runs_both_frameworks_and_finds_them_identical(tmp_path):
     assert "rows never written by MindSpore" in rest[-3]
     assert "rows that are not finite, on which torchvision crashes" in rest[-2]
     assert all(len(line) <= 80 for line in rest if not line.startswith("Not compared"))
-    for line in ("to-torch ", "to-mindspore ", "round trip: edge ", "round trip: random "):
+    for line in ("to-torch ", "to-mindspore ", "round trip: edge ", "round trip: random ", "workload: gradient "):
         assert any(row.startswith(line) for row in rest), line
     assert rest[-1].startswith("IDENTICAL: ")
     assert "values compared, 0 differ" in rest[-1]
@@ -68,7 +68,10 @@ def test_check_runs_both_frameworks_and_finds_them_identical(tmp_path):
     assert set(facts["versions"]) == {"ms2torch_roi", "torch", "torchvision", "numpy", "mindspore"}
     assert [case["case"] for case in facts["cases"][:2]] == ["documented example, mode 0"] * 2
     assert [case["category"] for case in facts["cases"][:2]] == ["documented example", "round trip: documented example"]
-    assert facts["cases"][-1]["case"] == "random torchvision case 29 of seed 5"
+    assert facts["cases"][-5]["case"] == "random torchvision case 49 of seed 5"
+    assert [case["case"] for case in facts["cases"][-2:]] == [
+        "torchvision workload 0 of seed 5"
+    ] * 2  # one for 50 cases
     assert {case["direction"] for case in facts["cases"]} == {"to-torch", "to-mindspore"}
     assert facts["total"]["cases"] == len(facts["cases"]) == sum(c["cases"] for c in facts["categories"])
     assert facts["total"]["values"] == sum(case["values"] for case in facts["cases"])
@@ -160,6 +163,7 @@ def test_check_that_cannot_run_says_why_in_one_line(package, message):
     [
         (["check", "--cases", "many"], "argument --cases: 'many' is not a whole number of 0 or more"),
         (["check", "--cases", "-1"], "argument --cases: '-1' is not a whole number of 0 or more"),
+        (["check", "--workloads", "-1"], "argument --workloads: '-1' is not a whole number of 0 or more"),
         (["check", "--seed", "1.5"], "argument --seed: '1.5' is not a whole number of 0 or more"),
         (["check", "--colour"], "unrecognized arguments: --colour"),
         (["check", "--direction", "up"], "argument --direction: invalid choice: 'up'"),

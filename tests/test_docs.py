@@ -9,7 +9,7 @@ import torch
 from helpers import EDGE_CASES
 from torchvision.ops import roi_align
 
-from ms2torch_roi.cli import main
+from ms2torch_roi.cli import CASES_FOR_A_WORKLOAD, main
 from ms2torch_roi.parity import cases
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +71,10 @@ def test_readme_ends_the_check_as_the_check_ends():
         if case.raises is None:
             count += 1  # and its round trip
             values += 2 * int((~case.undefined).sum()) * math.prod(case.output_shape[1:])
+    makers = (cases.workload_case, cases.torchvision_workload_case)
+    for case in (make(0, number) for make in makers for number in range(500 // CASES_FOR_A_WORKLOAD)):
+        count += 2  # and its gradient
+        values += int((~case.undefined).sum()) * math.prod(case.output_shape[1:]) + case.features.size
     assert f"IDENTICAL: {count:,} cases, {values:,} values compared, 0 differ" in _text("README.md")
 
 

@@ -7,6 +7,7 @@ fits there is confirmed on all values.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,12 +101,13 @@ def explain_gradient(case: Case, output_gradient: NDArray, expected: NDArray, ac
     _, other = rules_by_name(case).values()
     candidates = [one for one in candidates_of(case) if one.deviations <= _MOST_DEVIATIONS_OF_GRADIENTS]
     candidates[1:] = sorted(candidates[1:], key=lambda one: one.rule != other)
+    channel = int((~same_bits(expected, actual)).sum((0, 2, 3)).argmax())
     sentences = []
     with np.errstate(all="ignore"):
         for whose, gradient in (("The port's", actual), (f"{case.original}'s", expected)):
             if not gradient.any():
                 continue  # many a rule has boxes outside the image
-            fits = functools.partial(_has_gradient, case, output_gradient, gradient)
+            fits = functools.partial(_has_gradient, case, output_gradient, gradient, channel)
             found = next((candidate for candidate in candidates if fits(candidate.rule)), candidates[0])
             if found.deviations:
                 sentences.append(f"{whose} gradient matches that of {found.description}.")
@@ -288,10 +290,14 @@ def _matching(
     return matching
 
 
-def _has_gradient(case: Case, output_gradient: NDArray, gradient: NDArray, rule: Rule) -> bool:
-    """Tell whether this is the gradient for the features by a rule."""
+def _has_gradient(case: Case, output_gradient: NDArray, gradient: NDArray, first_channel: int, rule: Rule) -> bool:
+    """Tell whether this is the gradient for the features by a rule, and find out in one channel if it is not."""
     bound = max(GRADIENT_BOUND[case.dtype.name], GRADIENT_BOUND["float32"]) * _largest(gradient)
-    return bool(_close(rule.gradient(case, output_gradient), gradient, bound).all())
+    for channels in (slice(first_channel, first_channel + 1), slice(None)):
+        of_rule = rule.gradient(replace(case, features=case.features[:, channels]), output_gradient[:, channels])
+        if not _close(of_rule, gradient[:, channels], bound).all():
+            return False
+    return True
 
 
 def _close(left: NDArray, right: NDArray, bound: Any = 0.0) -> NDArray:

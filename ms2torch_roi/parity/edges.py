@@ -283,7 +283,7 @@ def _batches(kind: Kind) -> Iterator[_Edge]:
     # Along the bins of the last boxes the first samples are outside the image, and those after them inside.
     # No call of the other library has any of them, as the first pixel of another image is not finite.
     entering = (1, -400.128662109375, 896.8827514648438, 61.48917770385742, 348.4419860839844)
-    others = [(1, 9 + 3 * row, 20, 75, 30 + row) for row in range(10)]
-    edge = _Edge("batches", "boxes that enter the image after others", [*others, *[entering] * 6], sample_num=3)
+    others = [(1, 9 + 3 * row, 20, 75, 30 + row) for row in range(8)]
+    edge = _Edge("batches", "boxes that enter the image after others", [*others, *[entering] * 5], sample_num=3)
     shape, of_first_pixel = (2, 115, 28, 13), _with_value(NAN, (0, 0))
     yield replace(edge, shape=shape, pooled=(14, 4), scale=1 / 32, features=of_first_pixel)

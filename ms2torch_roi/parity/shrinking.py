@@ -21,7 +21,7 @@ EVALUATIONS = 200
 VALUES = 2**26
 
 # More numbers are not worth writing down: the case as it was is made again by a short expression.
-MOST_NUMBERS = 5000
+MOST_NUMBERS = 2000
 
 
 def shrink(case: Case, fails: Callable[[Case], bool], evaluations: int = EVALUATIONS) -> Case:

@@ -65,6 +65,17 @@ def test_random_cases_of_torchvision(first):
 
 
 @pytest.mark.needs_mindspore
+@pytest.mark.parametrize("number", range(5))
+def test_workloads_of_mindspore(number):
+    assert_the_oracle_is_right(cases.workload_case(8, number))
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_workloads_of_torchvision(number):
+    assert_the_oracle_is_right(cases.torchvision_workload_case(8, number))
+
+
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize("case", [case for case in EDGES if case.original == "MindSpore"], ids=lambda case: case.name)
 def test_edges_of_mindspore(case):
     assert_the_oracle_is_right(case)

@@ -157,6 +157,42 @@ def test_no_more_cases_are_tried_than_allowed():
     assert len(asked) < 60
 
 
+WORKLOAD = cases.workload_case(0, 11)
+
+
+def test_a_workload_is_made_as_small():
+    small = shrinking.shrink(WORKLOAD, fails_with(other_mode))
+    assert len(small.rois) == 1
+    assert small.features.size <= 24
+    assert small.threads is None
+
+
+def test_of_large_cases_fewer_are_tried():
+    asked = []
+
+    def fails(case):
+        asked.append(case.features.size + np.prod(case.output_shape))
+        return len(asked) == 1
+
+    shrinking.shrink(WORKLOAD, fails)
+    assert asked[0] > 2**21
+    assert sum(asked) < 2 * shrinking.VALUES
+    assert len(asked) < shrinking.EVALUATIONS
+
+
+def test_what_would_be_too_long_to_write_down_is_returned_as_it_is():
+    assert shrinking.shrink(WORKLOAD, lambda case: len(case.rois) > shrinking.MOST_NUMBERS / 5) is WORKLOAD
+    small = shrinking.shrink(WORKLOAD, lambda case: len(case.rois) > 100)
+    assert len(small.rois) > 100
+    assert_same_case(made_again(small.source), small)
+
+
+def test_threads_that_a_case_needs_are_kept():
+    small = shrinking.shrink(WORKLOAD, lambda case: case.threads == WORKLOAD.threads)
+    assert f"threads={WORKLOAD.threads}" in small.source
+    assert_same_case(made_again(small.source), small)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_every_case_on_the_way_is_one_that_both_operators_take(seed):
     """Whatever fails: else an error of the operators would be taken for the failure that was to be made small."""
