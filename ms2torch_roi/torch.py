@@ -65,7 +65,7 @@ class ROIAlign(torch.nn.Module):
     output has the dtype of ``features``. On CPU in float16 and float32 every row that MindSpore defines has the same
     bits, and so has the gradient for ``features`` of mode 1 as long as MindSpore adds it up on one thread. Rows that
     MindSpore leaves unwritten, those with ``|x1|`` and ``|x2|`` below 0.001, pool to 0; they have no gradient, and
-    ``rois`` have none. ``torch.func`` works too, but for what needs forward mode or a second derivative; a batch of calls
+    ``rois`` have none. ``torch.func`` works, but for what needs forward mode or a second derivative; a batch of calls
     (``vmap``) has the bits of a loop.
 
     Compiled, exported or traced, and on accelerators, the module is one torchvision call and some arithmetic on the
