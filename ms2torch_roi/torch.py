@@ -65,7 +65,8 @@ class ROIAlign(torch.nn.Module):
     output has the dtype of ``features``. On CPU in float16 and float32 every row that MindSpore defines has the same
     bits, and so has the gradient for ``features`` of mode 1 as long as MindSpore adds it up on one thread. Rows that
     MindSpore leaves unwritten, those with ``|x1|`` and ``|x2|`` below 0.001, pool to 0; they have no gradient, and
-    ``rois`` have none.
+    ``rois`` have none. ``torch.func`` works, but for what needs forward mode or a second derivative; a batch of calls
+    (``vmap``) has the bits of a loop.
 
     Compiled, exported or traced, and on accelerators, the module is one torchvision call and some arithmetic on the
     boxes, which never waits for their values. On a CPU, mode 0 keeps its bits. Mode 1 keeps them for most boxes; a
@@ -240,16 +241,17 @@ def _check_sizes(features: torch.Tensor, rois: torch.Tensor, arguments: _Argumen
     in_strict_export = torch.compiler.is_dynamo_compiling() and _is_exporting()  # where no size is known to be open
     values: Any  # an int, or what stands for one while a program is made
     for what, values in params.sizes("ROIAlign", features.shape, rois.shape, *arguments.pooled).items():
-        message = (
-            f"ROIAlign: {what} would hold 2**31 values or more; at most {params.INT32_MAX} are allowed in one call"
-        )
         if isinstance(values, torch.Tensor):  # in torch.jit.trace, which keeps only what something depends on
-            rois = torch._functional_assert_async(values <= params.INT32_MAX, message, rois)
+            rois = torch._functional_assert_async(values <= params.INT32_MAX, _too_many(what), rois)
         elif isinstance(values, torch.SymInt) or in_strict_export:
-            torch._assert_async(torch.scalar_tensor(values, dtype=torch.int64) <= params.INT32_MAX, message)
+            torch._assert_async(torch.scalar_tensor(values, dtype=torch.int64) <= params.INT32_MAX, _too_many(what))
         else:
             params.check_size(what, values)
     return rois
+
+
+def _too_many(what: str) -> str:
+    return f"ROIAlign: {what} would hold more values than the {params.INT32_MAX} that are allowed in one call"
 
 
 def _refuse_forward_mode(ctx: Any = None, *grad_inputs: Any) -> Any:

@@ -186,6 +186,12 @@ def test_calls_are_refused(tensors, error, match):
         ROIAlign(2, 3, 0.5)(*tensors)
 
 
+def test_rois_of_2_to_the_31_values_are_refused():
+    rois = torch.zeros(()).expand(2**31 // 5 + 1, 5)
+    with pytest.raises(RuntimeError, match="rois would hold 2147483650 values; at most 2147483647"):
+        ROIAlign(1, 1, 0.5)(FEATURES[:, :1], rois)
+
+
 @pytest.mark.needs_mindspore
 @pytest.mark.parametrize(("tensors", "error"), [row[:2] for row in CALLS.values()], ids=CALLS)
 def test_mindspore_refuses_them_with_the_same_type(tensors, error):

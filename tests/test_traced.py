@@ -347,7 +347,7 @@ def test_more_values_than_32_bits_can_count_are_refused_when_a_program_runs(limi
     features, rois = FROM_LIMIT[what]
     small = FEATURES[:, : features.shape[1]], rois[: len(rois) // 3 - 1]
     torch.testing.assert_close(run(*small), op(*small), rtol=0, atol=1e-5)
-    with pytest.raises(RuntimeError, match=rf"{what} would hold .* values.*; at most {LIMIT} are allowed in one call"):
+    with pytest.raises(RuntimeError, match=rf"{what} would hold .* values.* {LIMIT} .*allowed in one call"):
         run(features, rois)
 
 
@@ -469,7 +469,7 @@ def test_no_index_is_one_of_no_image():
     assert make_fx(op, tracing_mode="fake")(features, some_rois(0))(features, some_rois(0)).shape == (0, 3, 3, 2)
     for index in (0, -1, float("nan")):
         rois = some_rois(3)
-        rois[1, 0] = index
+        rois[:, 0] = index
         with pytest.raises(RuntimeError, match="ROIAlign: rois with an image index out of range"):
             program(features, rois)
 
