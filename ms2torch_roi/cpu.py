@@ -49,7 +49,7 @@ BAND = 32
 # Values that torch's own operators get at a time: enough for all threads, and little enough for the last cache.
 VALUES_AT_ONCE = 2**20
 
-# As NumPy does it for its arrays of so many bytes; torch does not. Where it fails, pages are small.
+# From so many bytes on NumPy asks the system for huge pages, but torch does not. Where that fails, pages are small.
 _HUGE = 2**22
 _MADVISE: Callable[[int, int, int], int] | None = None
 if sys.platform == "linux":
@@ -323,7 +323,7 @@ def _store(values: torch.Tensor, output: torch.Tensor, rows: NDArray, channels: 
 
 
 def as_numpy(tensor: torch.Tensor) -> NDArray:
-    """Return an array in the memory of a tensor on the CPU, where ``Tensor.numpy`` would forbid to resize it."""
+    """Return an array in the memory of a float16, float32 or float64 tensor, which ``numpy()`` would forbid to resize."""
     tensor = tensor.resolve_neg()
     itemsize = tensor.element_size()
     dtype = np.dtype(f"f{itemsize}")

@@ -82,8 +82,8 @@ class ROIAlign(torch.nn.Module):
         ValueError: a mode neither 0 nor 1; in a call, another shape, inputs on different devices, or DTensors that are
             placed otherwise.
         RuntimeError: a pooled size below 1; in a call, an image index outside ``[0, N - 1]`` (on an accelerator a
-            device-side assertion, as of torch's own indexing), more samples than can be pooled in 12
-            minutes, or in a box than 4 GiB hold, by an estimate; an adaptive grid where the rois have no values.
+            device-side assertion, as of torch's own indexing), more samples than can be pooled in 12 minutes, or
+            in a box than 4 GiB hold, by an estimate, or an adaptive grid where the rois have no values.
 
     Example, the one of MindSpore's documentation:
 
@@ -267,11 +267,11 @@ def _pool_by_values(
         if backward_mode != arguments.mode:
             backward_feature_boxes = _boxes.mindspore_boxes(np, pixels, arguments.scale, backward_mode)
         zero = _boxes.mindspore_unwritten(np, pixels)
+        differentiated = torch.is_grad_enabled() and features.requires_grad
         if arguments.samples <= 0:
-            for boxes in (feature_boxes, backward_feature_boxes):
+            for boxes in (feature_boxes, backward_feature_boxes) if differentiated else (feature_boxes,):
                 grid = _boxes.mindspore_grid(boxes[1], *arguments.pooled, arguments.samples)
                 sampling.check_grids("ROIAlign", boxes, grid, ~zero, arguments.pooled, features.shape)
-        differentiated = torch.is_grad_enabled() and features.requires_grad
         is_dual = torch.autograd.forward_ad.unpack_dual(features).tangent is not None  # type: ignore[no-untyped-call]
         if differentiated or is_dual:  # the latter to be refused
             output: torch.Tensor = _Pool.apply(features, feature_boxes, backward_feature_boxes, zero, arguments)
