@@ -323,7 +323,7 @@ def _store(values: torch.Tensor, output: torch.Tensor, rows: NDArray, channels: 
 
 
 def as_numpy(tensor: torch.Tensor) -> NDArray:
-    """Return an array in the memory of a float16, float32 or float64 tensor, which ``numpy()`` would forbid to resize."""
+    """Return an array in the memory of a float16, float32 or float64 tensor; ``numpy()`` would forbid to resize it."""
     tensor = tensor.resolve_neg()
     itemsize = tensor.element_size()
     dtype = np.dtype(f"f{itemsize}")

@@ -259,7 +259,7 @@ def _pool_by_values(
     """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none."""
     if features.device.type != "cpu" and not arguments.exact:
         arguments = arguments._replace(exact=True)
-    pixels = cpu.as_numpy(rois.detach().cpu())
+    pixels = rois.detach().cpu().resolve_neg().clone().numpy()  # which forbids to resize what it shares
     in_range = _boxes.mindspore_has_image(pixels[:, 0], features.shape[0])
     params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
@@ -269,7 +269,10 @@ def _pool_by_values(
         zero = _boxes.mindspore_unwritten(np, pixels)
         differentiated = torch.is_grad_enabled() and features.requires_grad
         if arguments.samples <= 0:
-            for boxes in (feature_boxes, backward_feature_boxes) if differentiated else (feature_boxes,):
+            for boxes in (
+                feature_boxes,
+                *([backward_feature_boxes] if differentiated and backward_mode != arguments.mode else []),
+            ):
                 grid = _boxes.mindspore_grid(boxes[1], *arguments.pooled, arguments.samples)
                 sampling.check_grids("ROIAlign", boxes, grid, ~zero, arguments.pooled, features.shape)
         is_dual = torch.autograd.forward_ad.unpack_dual(features).tangent is not None  # type: ignore[no-untyped-call]
