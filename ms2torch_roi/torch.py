@@ -259,7 +259,7 @@ def _pool_by_values(
     """Pool each row by the call that samples exactly where MindSpore does, or without torchvision if there is none."""
     if features.device.type != "cpu" and not arguments.exact:
         arguments = arguments._replace(exact=True)
-    pixels = rois.detach().cpu().resolve_neg().clone().numpy()  # which forbids to resize what it shares
+    pixels = rois.detach().cpu().resolve_neg().numpy()
     in_range = _boxes.mindspore_has_image(pixels[:, 0], features.shape[0])
     params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
