@@ -49,7 +49,7 @@ BAND = 32
 # Values that torch's own operators get at a time: enough for all threads, and little enough for the last cache.
 VALUES_AT_ONCE = 2**20
 
-# As NumPy does it for its arrays of so many bytes; torch does not. Where it fails, pages are small.
+# From so many bytes on NumPy asks the system for huge pages, but torch does not. Where that fails, pages are small.
 _HUGE = 2**22
 _MADVISE: Callable[[int, int, int], int] | None = None
 if sys.platform == "linux":
@@ -304,7 +304,7 @@ def _first_pixels_are_finite(features: torch.Tensor) -> bool:
     """Tell whether torchvision adds 0 for samples outside the image: it adds 0 * the first pixel, which can be NaN."""
     if features.device.type != "cpu":
         features = features[:, :, :1, :1].cpu()
-    return bool(np.isfinite(as_numpy(features.detach())[:, :, 0, 0]).all())
+    return bool(np.isfinite(features.detach().resolve_neg().numpy()[:, :, 0, 0]).all())
 
 
 def _call(features: torch.Tensor, boxes: NDArray, pooled: Pooled, call: TorchvisionCall) -> torch.Tensor:
@@ -317,14 +317,13 @@ def _call(features: torch.Tensor, boxes: NDArray, pooled: Pooled, call: Torchvis
 
 def _store(values: torch.Tensor, output: torch.Tensor, rows: NDArray, channels: slice) -> None:
     if output.device.type == "cpu":
-        as_numpy(output)[rows, channels] = values.numpy()  # torch would wake its threads for more than a few values
+        _as_numpy(output)[rows, channels] = values.numpy()  # torch would wake its threads for more than a few values
     else:
         output[torch.from_numpy(rows).to(output.device), channels] = values
 
 
-def as_numpy(tensor: torch.Tensor) -> NDArray:
-    """Return an array in the memory of a tensor on the CPU, where ``Tensor.numpy`` would forbid to resize it."""
-    tensor = tensor.resolve_neg()
+def _as_numpy(tensor: torch.Tensor) -> NDArray:
+    """Return an array in the memory of a float16, float32 or float64 tensor; ``numpy()`` would forbid to resize it."""
     itemsize = tensor.element_size()
     dtype = np.dtype(f"f{itemsize}")
     if not tensor.numel():  # it has no address

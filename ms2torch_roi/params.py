@@ -147,7 +147,7 @@ def check_pooled_size(pooled_height: int, pooled_width: int, sample_num: int, na
             f"{name}: pooled height and width must be at least 1, got {pooled_height} and {pooled_width}"
         )
     samples = float(min(pooled_height * pooled_width * max(sample_num, 1) ** 2, 10**300))
-    check_cost(f"{name}: {_grid(pooled_height, pooled_width, sample_num)}", samples, samples, 1)
+    check_cost(lambda: f"{name}: {_grid(pooled_height, pooled_width, sample_num)}", samples, samples, 1)
 
 
 def _grid(pooled_height: int, pooled_width: int, sample_num: int) -> str:
@@ -155,11 +155,11 @@ def _grid(pooled_height: int, pooled_width: int, sample_num: int) -> str:
     return f"{pooled_height} x {pooled_width} bins{samples}"
 
 
-def check_cost(what: str, samples_of_a_box: float, samples: float, channels: int) -> None:
+def check_cost(what: Callable[[], str], samples_of_a_box: float, samples: float, channels: int) -> None:
     """Raise RuntimeError if it would take too long to pool, or too much memory, whatever computes it.
 
     Args:
-        what: what to pool, for the message.
+        what: returns what to pool, for the message.
         samples_of_a_box: of the box that has the most.
         samples: of all boxes.
         channels: of the features.
@@ -167,7 +167,7 @@ def check_cost(what: str, samples_of_a_box: float, samples: float, channels: int
     minutes = samples * (channels + _CHANNELS_OF_A_SAMPLE) / _VALUES_OF_A_MINUTE
     if minutes > MAX_MINUTES or samples_of_a_box > MAX_SAMPLES_OF_A_BOX:
         raise RuntimeError(
-            f"{what} would take about {minutes:.2g} minutes and {samples_of_a_box / _SAMPLES_OF_A_GIB:.2g} GiB:"
+            f"{what()} would take about {minutes:.2g} minutes and {samples_of_a_box / _SAMPLES_OF_A_GIB:.2g} GiB:"
             f" samples x channels are {samples:.3g} x {channels}, and one box has {samples_of_a_box:.3g}; allowed are"
             f" {MAX_MINUTES} minutes, and {MAX_SAMPLES_OF_A_BOX / _SAMPLES_OF_A_GIB:.2g} GiB for the samples of a box"
         )
@@ -209,8 +209,12 @@ def check_sizes(
     for what, values in sizes(name, features, rois, pooled_height, pooled_width).items():
         check_size(what, values)
     of_a_box = pooled_height * pooled_width * max(sample_num, 1) ** 2
-    grid = f"{name}: {rois[0]} boxes with {_grid(pooled_height, pooled_width, sample_num)}"
-    check_cost(grid, of_a_box, rois[0] * of_a_box, features[1])
+    check_cost(
+        lambda: f"{name}: {rois[0]} boxes with {_grid(pooled_height, pooled_width, sample_num)}",
+        of_a_box,
+        rois[0] * of_a_box,
+        features[1],
+    )
 
 
 def sizes(

@@ -91,13 +91,17 @@ def check_grids(
         pooled: number of bins, ``(height, width)``.
         shape: of the features, (N, C, H, W).
     """
-    samples = np.where(keep, samples_of_boxes(grid, pooled, shape[2:]), 0)
-    if not samples.any():
+    most = int(grid.max(initial=1)) ** 2 * pooled[0] * pooled[1]
+    if len(grid) * most * shape[1] <= params.MAX_SAMPLES_OF_A_BOX:  # not worth a closer look
         return
+    samples = np.where(keep, samples_of_boxes(grid, pooled, shape[2:]), 0)
     row = int(samples.argmax())
     params.check_cost(
-        f"{name}: {len(samples)} boxes with adaptive grids, the largest of row {row}, {grid[row, 0]} x {grid[row, 1]}"
-        f" samples in each of {pooled[0]} x {pooled[1]} bins of the box {feature_boxes[0][row, 1:].tolist()} in cells,",
+        lambda: (
+            f"{name}: {len(samples)} boxes with adaptive grids, the largest of row {row},"
+            f" {grid[row, 0]} x {grid[row, 1]} samples in each of {pooled[0]} x {pooled[1]} bins"
+            f" of the box {feature_boxes[0][row, 1:].tolist()} in cells,"
+        ),
         float(samples[row]),
         float(samples.sum()),
         shape[1],

@@ -83,8 +83,8 @@ class ROIAlign(torch.nn.Module):
         ValueError: a mode neither 0 nor 1; in a call, another shape, inputs on different devices, or DTensors that are
             placed otherwise.
         RuntimeError: a pooled size below 1; in a call, an image index outside ``[0, N - 1]`` (on an accelerator a
-            device-side assertion, as of torch's own indexing), more samples than can be pooled in 12
-            minutes, or in a box than 4 GiB hold, by an estimate; an adaptive grid where the rois have no values.
+            device-side assertion, as of torch's own indexing), more samples than can be pooled in 12 minutes, or
+            in a box than 4 GiB hold, by an estimate, or an adaptive grid where the rois have no values.
 
     Example, the one of MindSpore's documentation:
 
@@ -362,13 +362,19 @@ def _add_up(
 ) -> torch.Tensor:
     """Return the gradient for features by the values of the rois."""
     pixels = _values(rois)
+    pooled, shape = (pooled_height, pooled_width), (images, of_output.shape[1], height, width)
     with np.errstate(all="ignore"):
+        feature_boxes = _boxes.mindspore_boxes(np, pixels, scale, mode)
+        zero = _boxes.mindspore_unwritten(np, pixels)
+        if samples <= 0:
+            grid = _boxes.mindspore_grid(feature_boxes[1], *pooled, samples)
+            sampling.check_grids("ROIAlign", feature_boxes, grid, ~zero, pooled, shape)
         return cpu.gradient(
             of_output,
-            (images, of_output.shape[1], height, width),
-            _boxes.mindspore_boxes(np, pixels, scale, mode),
-            _boxes.mindspore_unwritten(np, pixels),
-            (pooled_height, pooled_width),
+            shape,
+            feature_boxes,
+            zero,
+            pooled,
             samples,
             exact=exact or of_output.device.type != "cpu",
         )

@@ -44,7 +44,7 @@ MESSAGE = (
 def at_once():
     start = time.perf_counter()
     yield
-    assert time.perf_counter() - start < 20  # on a busy machine
+    assert time.perf_counter() - start < 60  # on a busy machine
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,8 @@ def test_the_boxes_of_the_backward_mode_count_if_there_is_a_gradient():
     features, rois = torch.from_numpy(FEATURES.copy()).requires_grad_(), torch.ones(1, 5)
     op = ROIAlign(1, 1, 1e9, 0, 0, backward_roi_end_mode=1)  # a box of one cell, or of a billion
     with pytest.raises(RuntimeError, match=MESSAGE):
+        op(features, rois)
+    with torch.no_grad():
         op(features, rois)
 
 
