@@ -287,11 +287,13 @@ def _pool_arrays(
 
     def as_tensor(value: Any) -> Any:
         array = None if isinstance(value, ms.Tensor) else arrays.to_numpy(value, "roi_align")
-        try:
-            tensor = value if array is None else ms.Tensor.from_numpy(array)
-        except (RuntimeError, TypeError, ValueError):  # no dtype of MindSpore's
-            raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got {array.dtype}") from None
-        return as_operator_sees(tensor) if isinstance(tensor, ms.Tensor) else tensor
+        if array is not None:
+            try:
+                value = ms.Tensor.from_numpy(array)
+            except (RuntimeError, TypeError, ValueError):  # no dtype of MindSpore's
+                dtype = array.dtype
+                raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got {dtype}") from None
+        return as_operator_sees(value) if isinstance(value, ms.Tensor) else value
 
     features = as_tensor(input)
     boxes = [as_tensor(part) for part in boxes] if isinstance(boxes, (list, tuple)) else as_tensor(boxes)

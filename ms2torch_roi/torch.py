@@ -387,7 +387,8 @@ def _takes_one_call(rois: torch.Tensor, arguments: _Arguments) -> bool:
 def _values(rois: torch.Tensor) -> NDArray:
     if _is_traced(rois):
         raise RuntimeError(f"ROIAlign: {_NOT_TRACED}")
-    return cpu.as_numpy(rois.detach().cpu())
+    values: NDArray = rois.detach().cpu().resolve_neg().numpy()
+    return values
 
 
 class _Pool(torch.autograd.Function):
