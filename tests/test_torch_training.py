@@ -80,6 +80,19 @@ def test_a_gradient_can_be_computed_again():
     assert_same_bits(again.numpy(), once.numpy())
 
 
+def test_rois_may_be_written_to_before_the_gradient_and_come_from_inference_mode():
+    with torch.inference_mode():
+        rois = ROIS.clone()
+
+    def pool_and_spoil(features, rois):
+        output = ROIAlign(3, 2, 0.25)(features, rois)
+        rois.zero_()
+        return output
+
+    expected = gradient(ROIAlign(3, 2, 0.25), IMAGES, rois)
+    assert_same_bits(gradient(pool_and_spoil, IMAGES, ROIS.clone()).numpy(), expected.numpy())
+
+
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing(use_reentrant):
     head = Head()
