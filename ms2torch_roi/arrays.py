@@ -53,7 +53,7 @@ def from_numpy(array: NDArray, like: Any, operator: str) -> Any:
             gradient raises it.
     """
     if _is_tensor(like, "mindspore"):
-        return importlib.import_module(".mindspore", __package__).without_gradient(array, like, operator)
+        return importlib.import_module(".mindspore.cells", __package__).without_gradient(array, like, operator)
     if _is_tensor(like, "torch"):
         torch = sys.modules["torch"]
         if like.requires_grad and torch.is_grad_enabled():

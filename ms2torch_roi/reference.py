@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import boxes as _boxes
-from . import params, sampling
+from . import params, rules, sampling
 
 NDArray = npt.NDArray[Any]
 
@@ -57,21 +56,14 @@ def ms_roi_align(
     params.check_shapes("ROIAlign", features.shape, rois.shape)
     params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled, sample_num)
     rois = rois.astype(dtype)
-    in_range = _boxes.mindspore_has_image(rois[:, 0], features.shape[0])
+    rule = rules.MINDSPORE[roi_end_mode]
+    in_range = rules.has_image(np, rule, rois[:, 0], features.shape[0])
     params.check_index(rois[:, 0], in_range, features.shape[0], "rois")
-    output = np.zeros((rois.shape[0], features.shape[1], *pooled), features.dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        feature_boxes = _boxes.mindspore_boxes(np, rois, spatial_scale, roi_end_mode)
-        is_written = ~_boxes.mindspore_unwritten(np, rois)
+        samples = rules.place(rule, rois, spatial_scale, pooled, sample_num, features.shape[2:])
         if sample_num <= 0:
-            grid = _boxes.mindspore_grid(feature_boxes[1], *pooled, sample_num)
-            sampling.check_grids("ROIAlign", feature_boxes, grid, is_written, pooled, features.shape)
-        written = np.flatnonzero(is_written)
-        for part, channels, values in sampling.pool_as_mindspore(
-            features.astype(dtype), feature_boxes, written, pooled, sample_num, sampling.NUMPY
-        ):
-            output[part, channels] = values
-    return output
+            rules.check_grids("ROIAlign", rule, samples, pooled, features.shape)
+        return sampling.pool(features.astype(dtype), samples, pooled).astype(features.dtype)
 
 
 def tv_roi_align(
@@ -117,27 +109,20 @@ def tv_roi_align(
         rois = boxes
     else:
         params.check_boxes_of_images([np.shape(part) for part in boxes])
-        rois = _boxes.boxes_of_images(np, boxes)
-    dtype = _compute_dtype({"input": input, "boxes": rois})
+        rois = rules.boxes_of_images(np, boxes)
+    _compute_dtype({"input": input, "boxes": rois})
     if input.dtype != rois.dtype:
         raise RuntimeError(f"roi_align: input and boxes must have the same dtype, got {input.dtype} and {rois.dtype}")
     params.check_shapes("roi_align", input.shape, rois.shape)
     params.check_sizes("roi_align", input.shape, rois.shape, *pooled, sampling_ratio)
-    in_range = _boxes.torchvision_has_image(np, rois[:, 0], input.shape[0])
+    rule = rules.TORCHVISION[aligned]
+    in_range = rules.has_image(np, rule, rois[:, 0], input.shape[0])
     params.check_index(rois[:, 0], in_range, input.shape[0], "boxes")
-    output = np.zeros((rois.shape[0], input.shape[1], *pooled), dtype)
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        feature_boxes = _boxes.torchvision_boxes(np, rois, spatial_scale, aligned)
-        is_finite = _boxes.is_finite(np, *feature_boxes)
+        samples = rules.place(rule, rois, spatial_scale, pooled, sampling_ratio, input.shape[2:])
         if sampling_ratio <= 0:
-            grid = _boxes.torchvision_grid(feature_boxes[1], *pooled, sampling_ratio)
-            sampling.check_grids("roi_align", feature_boxes, grid, is_finite, pooled, input.shape)
-        finite = np.flatnonzero(is_finite)
-        for part, channels, values in sampling.pool_as_torchvision(
-            input, feature_boxes, finite, pooled, sampling_ratio, sampling.NUMPY
-        ):
-            output[part, channels] = values
-    return output
+            rules.check_grids("roi_align", rule, samples, pooled, input.shape)
+        return sampling.pool(input, samples, pooled)
 
 
 def _compute_dtype(arrays: dict[str, NDArray]) -> np.dtype[Any]:

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from helpers import MINDSPORE_EDGE_CASES, TORCHVISION_EDGE_CASES, assert_same_bits
-from hypothesis import given, settings
+from helpers import MINDSPORE_EDGE_CASES, TORCHVISION_EDGE_CASES, assert_same_bits, examples
+from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2torch_roi import boxes, reference, sampling
+from ms2torch_roi import reference, rules, sampling
 from ms2torch_roi.parity import cases, operators, verdicts
 
 FEATURES = np.ones((2, 3, 11, 14), np.float32)
@@ -23,7 +23,7 @@ def test_ms_roi_align_is_mindspore_on_every_edge(case):
 
 
 @pytest.mark.needs_mindspore
-@settings(max_examples=150)
+@examples(150)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_ms_roi_align_is_mindspore_on_random_cases(seed):
     case = cases.random_case(seed, 0)
@@ -43,7 +43,7 @@ def _in_torchvision(features, rois, *arguments):
     return torchvision.ops.roi_align(torch.from_numpy(features), torch.from_numpy(rois), *arguments).numpy()
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     seed=st.integers(0, 2**32 - 1), aligned=st.booleans(), dtype=st.sampled_from((np.float16, np.float32, np.float64))
 )
@@ -136,19 +136,15 @@ def test_tv_roi_align_refuses_mixed_dtypes():
         reference.tv_roi_align(FEATURES, ROIS.astype(np.float16), 2, 0.5, 2)
 
 
-def test_the_gradient_is_torchvisions():
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("sampling_ratio", [2, 0])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_the_gradient_of_the_definition_is_torchvisions(dtype, sampling_ratio, aligned):
     rng = np.random.default_rng(0)
-    features = rng.standard_normal((2, 3, 11, 14)).astype(np.float32)
-    rois = np.array([[0, 2, 3, 17, 14], [1, 4.5, 0.1, 9.3, 21.7], [1, -3, 5, 25, 9], [0, 6, 6, 6.2, 6.1]], np.float32)
-    for sampling_ratio in (2, 0):
-        for aligned in (False, True):
-            leaf = torch.from_numpy(features.copy()).requires_grad_()
-            output = torchvision.ops.roi_align(leaf, torch.from_numpy(rois), (3, 4), 0.5, sampling_ratio, aligned)
-            gradient = rng.standard_normal(output.shape).astype(np.float32)
-            output.backward(torch.from_numpy(gradient))
-            feature_boxes = boxes.torchvision_boxes(np, rois, 0.5, aligned)
-            actual = sampling.gradient_as_torchvision(
-                gradient, features.shape, feature_boxes, np.arange(4), (3, 4), sampling_ratio
-            )
-            # Sums of products in another order.
-            np.testing.assert_allclose(actual, leaf.grad.numpy(), rtol=0, atol=2e-6)
+    rois = np.array([[0, 2, 3, 17, 14], [1, 4.5, 0.1, 9.3, 21.7], [1, -3, 5, 25, 9], [0, 6, 6, 6.2, 6.1]], dtype)
+    leaf = torch.from_numpy(rng.standard_normal((2, 3, 11, 14)).astype(dtype)).requires_grad_()
+    output = torchvision.ops.roi_align(leaf, torch.from_numpy(rois), (3, 4), 0.5, sampling_ratio, aligned)
+    gradient = rng.standard_normal(output.shape).astype(dtype)
+    output.backward(torch.from_numpy(gradient))
+    samples = rules.place(rules.TORCHVISION[aligned], rois, 0.5, (3, 4), sampling_ratio, (11, 14))
+    assert_same_bits(sampling.gradient(gradient, samples, leaf.shape), leaf.grad.numpy())
