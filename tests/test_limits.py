@@ -51,11 +51,10 @@ def at_once():
     ("pooled", "samples", "rois"), [*ARGUMENTS.values(), *BOXES.values()], ids=[*ARGUMENTS, *BOXES]
 )
 @pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("exact", [False, True])
-def test_torch_refuses(pooled, samples, rois, requires_grad, exact):
+def test_torch_refuses(pooled, samples, rois, requires_grad):
     features = torch.from_numpy(FEATURES.copy()).requires_grad_(requires_grad)
     with pytest.raises(RuntimeError, match=MESSAGE):
-        ROIAlign(*pooled, 1.0, samples, exact=exact)(features, torch.from_numpy(rois))
+        ROIAlign(*pooled, 1.0, samples)(features, torch.from_numpy(rois))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers import MINDSPORE_EDGE_CASES, assert_same_bits
 
-from ms2torch_roi import ROIAlign, cpu, reference
+from ms2torch_roi import ROIAlign, reference
 from ms2torch_roi.parity import cases, operators
+from ms2torch_roi.torch import cpu
 
 FEATURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 11, 14)).astype(np.float32))
 ROIS = torch.tensor([[1, 2, 3, 17, 14], [0, 6, 6, 7.2, 6.8], [0, 0, 0, 0, 0]])
@@ -18,7 +19,7 @@ ROIS = torch.tensor([[1, 2, 3, 17, 14], [0, 6, 6, 7.2, 6.8], [0, 0, 0, 0, 0]])
 @pytest.fixture
 def torchvision_calls(monkeypatch):
     calls = []
-    real = cpu.roi_align
+    real = cpu._roi_align
 
     def spy(features, boxes, *arguments):
         output = real(features, boxes, *arguments)
@@ -26,7 +27,7 @@ def torchvision_calls(monkeypatch):
         calls.append((features, boxes, arguments, output, version))
         return output
 
-    monkeypatch.setattr(cpu, "roi_align", spy)
+    monkeypatch.setattr(cpu, "_roi_align", spy)
     return calls
 
 
@@ -82,7 +83,7 @@ def test_output_is_contiguous_and_of_the_dtype_of_features():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("arguments", [{}, {"sample_num": 0}, {"exact": False}], ids=["fixed", "adaptive", "fast"])
+@pytest.mark.parametrize("arguments", [{}, {"sample_num": 0}], ids=["fixed", "adaptive"])
 @pytest.mark.parametrize("copies", [1, 3000], ids=["a small call", "a large call"])
 def test_output_and_gradient_are_tensors_that_own_their_memory(copies, arguments, dtype):
     features = FEATURES.to(dtype, copy=True).requires_grad_()
@@ -268,9 +269,9 @@ def test_nothing_that_torchvision_crashes_on_reaches_it(torchvision_calls):
     for case in MINDSPORE_EDGE_CASES:
         operators.outcome(operators.port, case)
     assert len(torchvision_calls) > 250
-    for features, boxes, (_, scale, sampling_ratio, _), _, _ in torchvision_calls:
-        assert scale == 1.0
+    for features, boxes, (scale, _, _, sampling_ratio, _), *_ in torchvision_calls:
         assert sampling_ratio > 0
+        boxes = boxes * torch.tensor([1, scale, scale, scale, scale], dtype=boxes.dtype)
         size = boxes[:, 3:] - boxes[:, 1:3]
         assert boxes.isfinite().all()
         assert size.isfinite().all()
@@ -283,8 +284,32 @@ def test_ordinary_boxes_are_one_torchvision_call_and_its_very_output(torchvision
     rois = torch.tensor([[1, 2, 3, 17, 14], [0, 4.5, 0.1, 9.3, 21.7]])
     output = ROIAlign(2, 3, 0.5, 2, mode)(FEATURES, rois)
     assert len(torchvision_calls) == 1
-    features, boxes, (pooled, *rest), made, version = torchvision_calls[0]
-    assert features is FEATURES
-    assert (boxes.shape, pooled, rest) == ((2, 5), (2, 3), [1.0, 2, False])
-    assert output is made
+    features, boxes, arguments, made, version = torchvision_calls[0]
+    assert features.data_ptr() == FEATURES.data_ptr()
+    assert torch.equal(boxes, rois + torch.tensor([0, 0, 0, mode, mode]))
+    assert arguments == (0.5, 2, 3, 2, False)
+    assert output.data_ptr() == made.data_ptr()
     assert output._version == version  # not written to since
+
+
+def test_small_calls_of_plain_boxes_are_where_the_rule_puts_them(monkeypatch):
+    """These are told by margins, without the rule: calls of all kinds of boxes around them have the same bits by it."""
+    rng = np.random.default_rng(0)
+    calls = []
+    for _ in range(600):
+        scale, mode = float(10 ** rng.uniform(-2, 1)), int(rng.integers(2))
+        corner = rng.uniform(-1, 1, (3, 2)) * 10 ** rng.uniform(-4, 5) / scale
+        size = rng.choice((1, 1.05, 1.06, 5, -1)) * rng.uniform(0.999, 1.001, (3, 2)) / scale - mode
+        corner[rng.random(3) < 0.1] = rng.choice((0, 0.001, 0.0011, 0.0012))
+        rois = np.hstack((rng.integers(0, 2, (3, 1)), corner, corner + size)).astype(np.float32)
+        height, width = (int(length) for length in rng.integers(1, 12, 2))
+        features = torch.from_numpy(rng.standard_normal((2, 3, height, width), np.float32))
+        calls.append((ROIAlign(2, 3, scale, 2, mode), features, torch.from_numpy(rois)))
+    plain = []
+    plain_boxes = cpu._plain_boxes
+    monkeypatch.setattr(cpu, "_plain_boxes", lambda *given: [plain.append(plain_boxes(*given)), plain[-1]][1])
+    outputs = [op(features, rois) for op, features, rois in calls]
+    monkeypatch.setattr(cpu, "_plain_boxes", lambda *_: None)
+    for (op, features, rois), output in zip(calls, outputs, strict=True):
+        assert torch.equal(output, op(features, rois)), (op, rois)
+    assert 100 < sum(boxes is not None for boxes in plain) < 500

@@ -19,9 +19,6 @@ _PLACEMENTS = {
 def pool(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> DTensor:
     """Apply ``pool_tensors`` to the local parts of two DTensors.
 
-    torchvision's operator cannot be given a sharding strategy of DTensor's own: its backward takes the number of
-    channels as a number, which would be that of all ranks.
-
     Raises:
         ValueError: only one of the two is a DTensor, they are on different meshes, or placed otherwise than above.
     """

@@ -1,0 +1,99 @@
+"""ROIAlign as one call of torchvision: what a program holds that runs where this package is not, and other devices."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import torch
+from torchvision.ops import roi_align
+
+from .. import encodings, params
+
+BAD_INDEX = "ROIAlign: rois with an image index out of range"
+
+# What the rules use of NumPy. torch.asarray would move a tensor to the default device, and make one of a number.
+XP = types.SimpleNamespace(
+    **{**vars(torch), "asarray": lambda value, dtype: value.to(dtype) if isinstance(value, torch.Tensor) else value}
+)
+
+
+def pool(
+    features: torch.Tensor,
+    rois: torch.Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sample_num: int,
+    roi_end_mode: int,
+    backward_roi_end_mode: int,
+) -> torch.Tensor:
+    """Pool every row in one call (two for the gradient of another mode), without a look at the values of the rois."""
+    rois = rois.detach()
+
+    def call(features: torch.Tensor, mode: int) -> torch.Tensor:
+        boxes, have_image = encodings.torchvision_call_of_all(XP, rois, features.shape[0], spatial_scale, mode)
+        torch._assert_async(have_image, BAD_INDEX)
+        output: torch.Tensor = roi_align(features, boxes, (pooled_height, pooled_width), 1.0, sample_num, mode == 1)
+        return output
+
+    if backward_roi_end_mode == roi_end_mode or not (features.requires_grad and torch.is_grad_enabled()):
+        return call(features, roi_end_mode)
+    # Pooling is linear: pooled zeros add nothing but their gradient. (A custom one would be lost on torch.export.)
+    zeros = (features - features.detach()).nan_to_num()
+    return call(features.detach(), roi_end_mode) + call(zeros, backward_roi_end_mode)
+
+
+def gradient(
+    of_output: torch.Tensor,
+    rois: torch.Tensor,
+    images: int,
+    height: int,
+    width: int,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sample_num: int,
+    roi_end_mode: int,
+) -> torch.Tensor:
+    """Return the gradient of that call for features (images, C, height, width)."""
+    boxes, have_image = encodings.torchvision_call_of_all(XP, rois, images, spatial_scale, roi_end_mode)
+    torch._assert_async(have_image, BAD_INDEX)
+    of_features: torch.Tensor = torch.ops.torchvision._roi_align_backward(
+        of_output,
+        boxes,
+        1.0,
+        pooled_height,
+        pooled_width,
+        images,
+        of_output.shape[1],
+        height,
+        width,
+        sample_num,
+        roi_end_mode == 1,
+    )
+    return of_features
+
+
+def check_sizes(features: torch.Tensor, rois: torch.Tensor, pooled: tuple[int, int]) -> torch.Tensor:
+    """Refuse tensors or an output that are too large, now or when the program runs, and return the rois.
+
+    A check of a size that a program leaves open would bind it to a range of sizes, so that is up to the program.
+
+    Raises:
+        RuntimeError: one that is known to be too large.
+    """
+    in_strict_export = torch.compiler.is_dynamo_compiling()  # where no size is known to be open
+    values: Any  # an int, or what stands for one while a program is made
+    for what, values in params.sizes("ROIAlign", features.shape, rois.shape, *pooled).items():
+        if isinstance(values, torch.Tensor):  # in torch.jit.trace, which keeps only what something depends on
+            rois = torch._functional_assert_async(values <= params.INT32_MAX, _too_many(what), rois)
+        elif isinstance(values, torch.SymInt) or in_strict_export:
+            torch._assert_async(torch.scalar_tensor(values, dtype=torch.int64) <= params.INT32_MAX, _too_many(what))
+        else:
+            params.check_size(what, values)
+    return rois
+
+
+def _too_many(what: str) -> str:
+    return f"ROIAlign: {what} would hold more values than the {params.INT32_MAX} that are allowed in one call"
