@@ -5,7 +5,7 @@ import pytest
 from features_and_boxes import BOXES, FEATURES, in_torchvision
 from helpers import TORCHVISION_EDGE_CASES, assert_same_bits
 
-from ms2torch_roi import boxes, reference
+from ms2torch_roi import encodings, reference, rules
 from ms2torch_roi.parity import edges, operators
 from ms2torch_roi.parity.verdicts import same_bits
 
@@ -66,7 +66,7 @@ def test_graph_mode_has_the_bits_of_torchvision_on_random_boxes(ms, ours, dtype,
         values, different = values + unequal.size, different + int(unequal.sum())
         largest = max(largest, float(np.abs(output - expected).max()))
     if dtype == np.float16 and aligned:
-        # Ends of boxes below one cell can lose their last bit; see boxes.mindspore_scale.
+        # Ends of boxes below one cell can lose their last bit; see encodings.mindspore_scale.
         assert different <= values / 10_000
         assert largest <= 2e-3 * np.abs(features).max()
     else:
@@ -145,15 +145,15 @@ def test_mode_1_encodes_every_aligned_float32_box_of_moderate_size():
     rois = _random_boxes(rng, 100_000, 200, 300, 0.25, True).astype(np.float32)
     rois[::7, 1:] *= 1e6
     rois[::11, 1:3] = 2  # the feature coordinate 0
-    corners, _ = boxes.torchvision_boxes(np, rois, 0.25, True)
-    assert boxes.mindspore_has_mode_1(np, corners, boxes.mindspore_scale("float32", 300, 200)).all()
+    corners, _ = rules.feature_boxes(np, rules.TORCHVISION[True], rois, 0.25)
+    assert encodings.mindspore_has_mode_1(np, corners, encodings.mindspore_scale("float32", 300, 200)).all()
 
 
 def test_mode_1_encodes_nearly_every_aligned_float16_box():
     rng = np.random.default_rng(6)
     rois = _random_boxes(rng, 100_000, 76, 50, 0.25, True).astype(np.float16)
-    corners, _ = boxes.torchvision_boxes(np, rois, 0.25, True)
-    lost = ~boxes.mindspore_has_mode_1(np, corners, boxes.mindspore_scale("float16", 50, 76))
+    corners, _ = rules.feature_boxes(np, rules.TORCHVISION[True], rois, 0.25)
+    lost = ~encodings.mindspore_has_mode_1(np, corners, encodings.mindspore_scale("float16", 50, 76))
     assert 0 < lost.mean() < 0.01
 
 
@@ -166,9 +166,9 @@ def test_mode_1_loses_no_box_of_an_fpn(stride, dtype):
     centre = rng.uniform(0, 1, (20_000, 2)) * (1333, 800)
     corners = np.clip(np.concatenate((centre - size / 2, centre + size / 2), axis=1), 0, (1333, 800, 1333, 800))
     rois = np.concatenate((np.zeros((20_000, 1)), corners), axis=1).astype(dtype)
-    cells, _ = boxes.torchvision_boxes(np, rois, 1 / stride, True)
+    cells, _ = rules.feature_boxes(np, rules.TORCHVISION[True], rois, 1 / stride)
     height, width = -(-800 // stride), -(-1333 // stride)
-    assert boxes.mindspore_has_mode_1(np, cells, boxes.mindspore_scale(dtype, height, width)).all()
+    assert encodings.mindspore_has_mode_1(np, cells, encodings.mindspore_scale(dtype, height, width)).all()
 
 
 @pytest.mark.parametrize("exponent", range(-12, 2))

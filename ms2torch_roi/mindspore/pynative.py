@@ -1,0 +1,67 @@
+"""torchvision's rule on the engine, in PyNative mode, where the values of the boxes are there to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+
+from .. import arrays, params, rules
+from . import tensors
+from .cells import Engine, Pooled, call
+
+
+def pool(
+    input: Any,
+    boxes: Any,
+    pooled: Pooled,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Any:
+    """Pool in PyNative mode, where NumPy arrays and torch tensors are taken too, and return the kind of ``input``."""
+
+    def as_tensor(value: Any) -> Any:
+        array = None if isinstance(value, ms.Tensor) else arrays.to_numpy(value, "roi_align")
+        if array is not None:
+            try:
+                value = ms.Tensor.from_numpy(array)
+            except (RuntimeError, TypeError, ValueError):  # no dtype of MindSpore's
+                dtype = array.dtype
+                raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got {dtype}") from None
+        return tensors.as_operator_sees(value) if isinstance(value, ms.Tensor) else value
+
+    features = as_tensor(input)
+    boxes = [as_tensor(part) for part in boxes] if isinstance(boxes, (list, tuple)) else as_tensor(boxes)
+    tensors.check(features, boxes)
+    output = tensors.cast(
+        _pool(*tensors.in_one_dtype(features, boxes), pooled, spatial_scale, sampling_ratio, aligned), features.dtype
+    )
+    return output if isinstance(input, ms.Tensor) else arrays.from_numpy(output.asnumpy(), input, "roi_align")
+
+
+def _pool(
+    input: ms.Tensor,
+    boxes: ms.Tensor | Sequence[ms.Tensor],
+    pooled: Pooled,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> ms.Tensor:
+    if isinstance(boxes, ms.Tensor):
+        pixels = boxes.asnumpy()
+    else:
+        params.check_boxes_of_images([part.shape for part in boxes])
+        pixels = rules.boxes_of_images(np, [part.asnumpy() for part in boxes])
+    params.check_shapes("roi_align", input.shape, pixels.shape)
+    params.check_sizes("roi_align", input.shape, pixels.shape, *pooled, sampling_ratio)
+    rule = rules.TORCHVISION[aligned]
+    in_range = rules.has_image(np, rule, pixels[:, 0], input.shape[0])
+    params.check_index(pixels[:, 0], in_range, input.shape[0], "boxes")
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
+        samples = rules.place(rule, pixels, spatial_scale, pooled, sampling_ratio, input.shape[2:])
+        if sampling_ratio <= 0:
+            rules.check_grids("roi_align", rule, samples, pooled, input.shape)
+    return call(Engine(samples, pooled), input)
