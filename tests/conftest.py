@@ -2,12 +2,21 @@ import sys
 
 import hypothesis
 import pytest
+from slow_tests import SLOW
 
 from ms2torch_roi.parity import operators
 
 # The frameworks are slow to start and the machines noisy: no deadline for a single example.
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("quick", deadline=None, print_blob=True, max_examples=10)
 hypothesis.settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if any(part in item.nodeid for part in SLOW):
+            item.add_marker(pytest.mark.slow)
+
 
 # Where its asserts fail, the values are shown, as in a test.
 pytest.register_assert_rewrite("recordings")

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import torch
+from hypothesis import settings
 
 from ms2torch_roi import ROIAlign
 from ms2torch_roi.parity import edges
@@ -18,6 +19,11 @@ def assert_same_bits(actual, expected):
     different = ~same_bits(actual, expected)
     rows = np.unique(np.nonzero(different)[0])
     assert not different.any(), f"{different.sum()} of {different.size} values differ, in rows {rows.tolist()}"
+
+
+def examples(count):
+    """So many examples of a test of hypothesis, and a tenth of them in the profile of ``make quick``."""
+    return settings(max_examples=count * settings.default.max_examples // 100)
 
 
 def run_python(code, *arguments, timeout=300):

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torchvision
 from helpers import run_python, without
 
 import ms2torch_roi
-from ms2torch_roi import assert_parity, boxes, reference
+from ms2torch_roi import assert_parity, reference, rules
 from ms2torch_roi.parity import operators
 
 HAS_MINDSPORE = "mindspore" in operators.versions()
@@ -80,8 +81,7 @@ def test_the_message_says_what_differs_and_why():
 
 
 def test_a_mistake_in_the_port_is_found(monkeypatch):
-    rule = boxes.torchvision_calls
-    monkeypatch.setattr(boxes, "torchvision_calls", lambda found, *rest: rule((found[0] + 0.25, found[1]), *rest))
+    monkeypatch.setattr(rules, "MINDSPORE", [replace(rule, moved=(0.25,)) for rule in rules.MINDSPORE])
     message = message_of(FEATURES, ROIS, **MINDSPORE)
     assert "actual:    ms2torch_roi.ROIAlign on the CPU" in message
     assert "not compared: 1 rows" in message
@@ -89,8 +89,7 @@ def test_a_mistake_in_the_port_is_found(monkeypatch):
 
 @pytest.mark.needs_mindspore
 def test_a_mistake_in_the_port_back_is_found(monkeypatch):
-    rule = boxes.torchvision_boxes
-    monkeypatch.setattr(boxes, "torchvision_boxes", lambda xp, rois, scale, aligned: rule(xp, rois, scale, not aligned))
+    monkeypatch.setattr(rules, "TORCHVISION", rules.TORCHVISION[::-1])
     message = message_of(FEATURES, ROIS, **TORCHVISION)
     assert message.startswith("torchvision.ops.roi_align differs\narguments: output_size=(3, 2), ")
     assert "expected:  torchvision.ops.roi_align on the CPU\nactual:    ms2torch_roi.RoIAlign on the CPU\n" in message

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import EDGE_CASES
+from slow_tests import SLOW
 from torchvision.ops import roi_align
 
 from ms2torch_roi.cli import CASES_FOR_A_WORKLOAD, main
 from ms2torch_roi.parity import cases
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "MAPPING.md", "CHANGELOG.md", "benchmarks/README.md"]
+PAGES = ["README.md", "MAPPING.md", "CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "benchmarks/README.md"]
 
 
 def _text(page):
@@ -88,12 +89,42 @@ def test_readme_commands_are_understood(capsys):
         assert set(re.findall(r"--[\w-]+", command)) <= known, command
 
 
-def test_readme_commands_exist():
-    targets = re.findall(r"^(\w+):", _text("Makefile"), re.MULTILINE)
-    assert set(re.findall(r"make (\w+)", _text("README.md"))) <= {*targets}
+def test_commands_of_make_exist():
+    targets = set(re.findall(r"^([\w-]+):", _text("Makefile"), re.MULTILINE))
+    for page in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"):
+        named = re.findall(r"(?:^\$ |`)make ([\w-]+)", _text(page), re.MULTILINE)
+        assert named
+        assert {*named} <= targets, page
+
+
+def test_readme_begins_with_how_to_see_it_work():
     first_screen = _text("README.md").splitlines()[:16]
     assert any(line.startswith("$ make check") for line in first_screen)
     assert any(line.startswith("$ make test") for line in first_screen)
+
+
+def test_architecture_names_every_file_of_the_package_and_no_other():
+    table = re.search(r"^\| in `ms2torch_roi/` .*?\n\n", _text("ARCHITECTURE.md"), re.MULTILINE | re.DOTALL)[0]
+    named = []
+    for first, description in re.findall(r"^\| (`.*?) \| (.*) \|$", table, re.MULTILINE):
+        folder, *_ = re.findall(r"`(\w+/)`", first) or [""]
+        files = description if folder else first
+        named += [folder + name for name in re.findall(r"`(\w+(?:\.py|/))`", files)] + ([folder] if folder else [])
+    package = ROOT / "ms2torch_roi"
+    assert [name for name in named if not (package / name).exists()] == []
+    modules = [path.relative_to(package) for path in package.rglob("*.py") if path.parent.name != "recording"]
+    described = {"__main__.py", *(str(path) for path in modules if path.name == "__init__.py")}
+    missing = {str(path) for path in modules} - described - {*named}
+    assert {name for name in missing if not name.startswith("explain/")} == set()
+
+
+def test_slow_tests_exist():
+    for part in SLOW:
+        file, _, test = part.partition("::")
+        if file.endswith(".py"):
+            assert f"def {test}" in _text(file), part
+        else:
+            assert any(part in case.name for case in EDGE_CASES), part
 
 
 @pytest.mark.parametrize("page", PAGES)

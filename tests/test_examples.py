@@ -25,9 +25,8 @@ INSTALL = "pip install "
 
 # A port that leaves the mode out, in every process that finds this on its path.
 BROKEN = """
-from ms2torch_roi import boxes
-rule = boxes.mindspore_boxes
-boxes.mindspore_boxes = lambda xp, rois, scale, mode: rule(xp, rois, scale, 0)
+from ms2torch_roi import rules
+rules.MINDSPORE = (rules.MINDSPORE[0],) * 2
 """
 
 

@@ -89,7 +89,7 @@ def test_the_command_needs_no_framework():
         (["--pooled", "3"], "argument --pooled: expected 2 arguments"),
         (["--mode", "2"], "argument --mode: invalid choice: 2"),
         (["--samples", "2.5"], "argument --samples: invalid int value: '2.5'"),
-        (["--samples", "99999"], "samples for each box; at most 2147483647 are allowed"),
+        (["--samples", "99999"], "3 x 3 bins of 99999 x 99999 samples would take about"),
         (["--scale", "quarter"], "argument --scale: invalid float value: 'quarter'"),
         (["--roi", "0", "1", "2", "3"], "argument --roi: expected 5 arguments"),
         (["--roi", "0", "1", "2", "3", "x"], "argument --roi: invalid float value: 'x'"),

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .. import boxes as _boxes
-from .. import params
+from .. import encodings, params, rules
 from .placement import Box, Placement, of_mindspore, of_torchvision
 
 NDArray = npt.NDArray[Any]
@@ -136,14 +135,14 @@ def _torchvision_call(mindspore: Placement, box: Box, roi_end_mode: int) -> tupl
     rois, pooled, spatial_scale, sample_num, size = box
     x, y = mindspore.grid.tolist()
     samples = x * y * pooled[0] * pooled[1]
-    if not _boxes.rounds_alike(rois.dtype, *pooled, sample_num, *(size or ())):
+    if not rules.rounds_alike(rois.dtype, *pooled, sample_num, *(size or ())):
         return None, (
             f"The libraries round features so large, or so many bins or samples, to {rois.dtype} in two ways."
             f" {_SAMPLED}"
         )
-    if sample_num <= 0 and samples > _boxes.MAX_ADAPTIVE_SAMPLES:
+    if sample_num <= 0 and samples > encodings.MAX_ADAPTIVE_SAMPLES:
         return None, f"torchvision would keep a table of {samples:,} samples. {_SAMPLED}"
-    feature_boxes = _boxes.mindspore_boxes(np, rois, spatial_scale, roi_end_mode)
+    feature_boxes = rules.feature_boxes(np, rules.MINDSPORE[roi_end_mode], rois, spatial_scale)
     in_pixels = rois + np.asarray((0, 0, 0, roi_end_mode, roi_end_mode), rois.dtype)
     in_pixels[:, 0] = mindspore.index
     kept = "the rois as they are" if roi_end_mode == 0 else "the rois with x2 + 1, y2 + 1"
@@ -151,7 +150,7 @@ def _torchvision_call(mindspore: Placement, box: Box, roi_end_mode: int) -> tupl
         kept += ", and the index that MindSpore rounds to"
     ratios = dict.fromkeys((x, sample_num))
     candidates = [(in_pixels, spatial_scale, ratio, False, kept) for ratio in ratios]
-    for call in _boxes.torchvision_calls(feature_boxes, np.zeros(1, bool), *pooled, sample_num)[0]:
+    for call in encodings.torchvision_calls(feature_boxes, np.zeros(1, bool), *pooled, sample_num)[0]:
         how = "the box in feature cells"
         if call.aligned:
             how += ", plus the 0.5 that aligned=True takes off"

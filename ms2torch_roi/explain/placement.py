@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import boxes as _boxes
-from .. import params, sampling
+from .. import params, rules, sampling
+from ..rules import Rule, Samples
 
 NDArray = npt.NDArray[Any]
 
@@ -91,104 +90,72 @@ class Placement:
 
 def of_mindspore(box: Box, roi_end_mode: int) -> Placement:
     """Return where MindSpore samples a box."""
-    rois, pooled, spatial_scale, sample_num, _ = box
-    feature_boxes = boxes, used_size = _boxes.mindspore_boxes(np, rois, spatial_scale, roi_end_mode)
-    end = boxes[:, 3:]
-    if roi_end_mode == 0:
-        # The end of an enlarged box is its start there. A box from x2, y2 starts where this one ends.
-        end = _boxes.mindspore_boxes(np, rois[:, [0, 3, 4, 1, 2]], spatial_scale, roi_end_mode)[0][:, 1:3]
-    grid = _boxes.mindspore_grid(used_size, *pooled, sample_num)
-    count = _boxes.mindspore_count(grid, rois.dtype)
-    problem = None
-    if not _boxes.mindspore_has_image(rois[:, 0], params.INT32_MAX).all():
-        problem = "index refused"
-    elif _boxes.mindspore_unwritten(np, rois).any():
-        problem = "never written"
-    elif (grid <= 0).any():
-        problem = "NaN (no samples)" if count == 0 else "0 (no samples)"
-    elif not _boxes.is_finite(np, *feature_boxes).all():
-        problem = "0 (not finite)"
-    elif sample_num <= 0 and _has_too_many(grid, box):
-        problem = "too many samples"
-    setting = f"roi_end_mode={roi_end_mode}"
-    return _placement("MindSpore", setting, box, feature_boxes, end, grid, count, _boxes.mindspore_border, problem)
+    return _placement("MindSpore", f"roi_end_mode={roi_end_mode}", rules.MINDSPORE[roi_end_mode], box)
 
 
 def of_torchvision(box: Box, aligned: bool) -> Placement:
     """Return where torchvision samples a box."""
-    rois, pooled, spatial_scale, sampling_ratio, _ = box
-    feature_boxes = boxes, used_size = _boxes.torchvision_boxes(np, rois, spatial_scale, aligned)
-    problem = None
-    try:
-        grid = _boxes.torchvision_grid(used_size, *pooled, sampling_ratio)
-    except RuntimeError:  # of both axes together
-        grid = _boxes.torchvision_grid(np.diag(used_size[0]), *pooled, sampling_ratio).diagonal()[None]
-        problem = "refused: negative"
-    count = _boxes.torchvision_count(grid, rois.dtype)
-    if not _boxes.torchvision_has_image(np, rois[:, 0], params.INT32_MAX).all():
-        problem = "index refused"
-    elif not _boxes.is_finite(np, *feature_boxes).all():
-        problem = "undefined, may crash"
-    elif problem is None and (grid <= 0).any():
-        problem = "0 (no samples)"
-    elif sampling_ratio <= 0 and _has_too_many(grid, box):
-        problem = "too many samples"
-    setting, end = f"aligned={aligned}", boxes[:, 3:]
-    return _placement("torchvision", setting, box, feature_boxes, end, grid, count, _boxes.torchvision_border, problem)
+    return _placement("torchvision", f"aligned={aligned}", rules.TORCHVISION[aligned], box)
 
 
-def _has_too_many(grid: NDArray, box: Box) -> bool:
-    samples = sampling.samples_of_boxes(grid, box.pooled, box.size or (0, 0))
-    return bool((samples > params.MAX_SAMPLES_OF_A_BOX).any())
-
-
-def _placement(
-    library: str,
-    setting: str,
-    box: Box,
-    feature_boxes: _boxes.FeatureBoxes,
-    end: NDArray,
-    grid: NDArray,
-    count: NDArray,
-    border: Callable[[int, np.dtype[Any]], float],
-    problem: str | None,
-) -> Placement:
-    """Work out the rest, which is the same in both libraries but for the border."""
-    boxes, used_size = feature_boxes
-    along_x_and_y = box.pooled[::-1]
+def _placement(library: str, setting: str, rule: Rule, box: Box) -> Placement:
+    """Return where a rule samples a box."""
+    rois, pooled, spatial_scale, sample_num, size = box
+    boxes, used_size = rules.feature_boxes(np, rule, rois, spatial_scale)
+    samples = rules.place(rule, rois, spatial_scale, pooled, sample_num, size or (1, 1))
+    start, bin_size, grid = samples.start[0], samples.bin_size[0], samples.grid[0]
+    along_x_and_y = pooled[::-1]
+    finite = bool(rules.is_finite(np, boxes, used_size).all())
     positions = outside = None
-    few = all(
-        0 < samples * bins <= MAX_POSITIONS for samples, bins in zip(grid[0].tolist(), along_x_and_y, strict=True)
-    )
-    if few and _boxes.is_finite(np, boxes, used_size).all():
+    few = all(0 < n * bins <= MAX_POSITIONS for n, bins in zip(grid.tolist(), along_x_and_y, strict=True))
+    if few and finite:
         x, y = (
-            sampling.sample_positions(
-                boxes[:, 1 + axis], used_size[:, axis], grid[:, axis], bins, np.arange(grid[0, axis])
-            )[0]
+            sampling.sample_positions(start[axis], bin_size[axis], int(grid[axis]), bins)
             for axis, bins in enumerate(along_x_and_y)
         )
         positions = x, y
-        if box.size is not None:
+        if size is not None:
             inside_x, inside_y = (
-                int(sampling.inside_image(at, border(length, boxes.dtype)).sum())
-                for at, length in zip(positions, reversed(box.size), strict=True)
+                int(sampling.inside_image(at, border).sum())
+                for at, border in zip(positions, samples.border, strict=True)
             )
             outside = x.size * y.size - inside_x * inside_y
     return Placement(
         library,
         setting,
         index=float(boxes[0, 0]),
-        start=boxes[0, 1:3],
-        end=end[0],
-        size=end[0] - boxes[0, 1:3],
+        start=start,
+        end=boxes[0, 3:],
+        size=boxes[0, 3:] - start,
         used_size=used_size[0],
-        bin=used_size[0] / np.asarray(along_x_and_y, boxes.dtype),
-        grid=grid[0],
-        count=float(count[0]),
+        bin=bin_size,
+        grid=grid,
+        count=float(samples.divisor[0]),
         positions=positions,
         outside=outside,
-        problem=problem,
+        problem=_problem(rule, box, samples, finite),
     )
+
+
+def _problem(rule: Rule, box: Box, samples: Samples, finite: bool) -> str | None:
+    """Say what comes of a box, if bins are not the average of their samples."""
+    grid = samples.grid[0]
+    if not rules.has_image(np, rule, box.rois[:, 0], params.INT32_MAX).all():
+        return "index refused"
+    if rule.skips == "near 0" and (samples.image < 0).all():
+        return "never written"
+    if rule.skips == "not finite" and not finite:
+        return "undefined, may crash"
+    if rule.refuses_negative_grids and grid.prod() < 0:
+        return "refused: negative"
+    if (grid <= 0).any():
+        return "NaN (no samples)" if samples.divisor[0] == 0 else "0 (no samples)"
+    if not finite:
+        return "0 (not finite)"
+    of_box = rules.samples_of_boxes(samples.grid, box.pooled, box.size or (0, 0))
+    if box.samples <= 0 and of_box[0] > params.MAX_SAMPLES_OF_A_BOX:
+        return "too many samples"
+    return None
 
 
 def agreement(mindspore: Placement, torchvision: Placement) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import arrays, boxes, params, reference
+from .. import arrays, params, reference, rules
 from . import diagnosis, operators, verdicts
 from .cases import Case, MindSporeCase, TorchvisionCase
 from .verdicts import Tolerance, Verdict
@@ -139,7 +139,7 @@ def _case(features: Any, rois: Any, arguments: dict[str, Any]) -> _Case:
         if isinstance(rois, (list, tuple)):
             parts = [_array(f"rois[{image}]", part) for image, part in enumerate(rois)]
             params.check_boxes_of_images([part.shape for part in parts])
-            rois = boxes.boxes_of_images(np, parts)
+            rois = rules.boxes_of_images(np, parts)
     features, rois = _array("features", features), _array("rois", rois)
     params.check_shapes(rule, features.shape, rois.shape)
     return kind(name=name, category="assert_parity", source="", features=features, rois=rois, **arguments)

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..rules import Samples
 from .cases import Case, MindSporeCase
-from .rules import Candidate, Rule, candidates_of, joined, rules_by_name
+from .rules import Candidate, Rule, candidates_of, joined, pool, rules_by_name
 from .verdicts import GRADIENT_BOUND, flushed, same_bits
 
 NDArray = npt.NDArray[Any]
@@ -30,6 +31,9 @@ _FEW_SAMPLES = 8
 
 # The rules that most of the tried rows follow are tried on every row, up to so many.
 _MOST_PARTIAL = 4
+
+# Rows that are pooled before a look at whether all are as they should be.
+_ROWS_AT_ONCE = 16
 
 # Rows that are named one by one.
 _NAMED = 5
@@ -229,8 +233,7 @@ def _to_try(case: Case, expected: NDArray, actual: NDArray, different: NDArray) 
     side does not tell how a box was moved.
     """
     asked, _ = rules_by_name(case).values()
-    _, _, grid, _ = asked.samples(case, np.arange(len(case.rois)))
-    slow = ~np.isfinite(case.rois).all(1) | (np.abs(grid).max(1) > _FEW_SAMPLES)
+    slow = ~np.isfinite(case.rois).all(1) | (np.abs(asked.samples(case).grid).max(1) > _FEW_SAMPLES)
     differing = different.sum((1, 2, 3))
     numbers = (different & np.isfinite(expected) & np.isfinite(actual)).sum((1, 2, 3))
     same = ~different.any((1, 2, 3)) & ~case.undefined
@@ -250,22 +253,22 @@ def _try(case: Case, rows: NDArray, channel: slice) -> _Trial:
     """Try every candidate on some rows of one channel."""
     candidates = candidates_of(case)
     values = np.zeros((len(candidates), len(rows), 1, *case.pooled), case.features.dtype)
-    groups: dict[tuple[str, str, str], list[int]] = {}
+    groups: dict[tuple[str, bytes, bool], list[tuple[int, Samples]]] = {}
     for number, candidate in enumerate(candidates):
-        groups.setdefault(candidate.rule.pooling, []).append(number)
-    for numbers in groups.values():
-        parts = [candidates[number].rule.samples(case, rows) for number in numbers]
-        boxes, size, grid, count = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        samples = candidate.rule.samples(case, rows)
+        key = (candidate.rule.dtype, samples.border.tobytes(), samples.outside_adds_0)
+        groups.setdefault(key, []).append((number, samples))
+    for group in groups.values():
+        numbers, parts = zip(*group, strict=True)
+        of_rows = [np.concatenate(arrays) for arrays in [*zip(*parts, strict=True)][:-2]]
         # Most rules are the same for most boxes, and each sampling is done once.
-        lines = np.concatenate((boxes[:, :3], size, grid, count[:, None]), axis=1, dtype=np.float64)
+        lines = np.concatenate([array.reshape(len(array), -1) for array in of_rows], axis=1, dtype=np.float64)
         keys = lines.view(f"V{lines.strides[0]}").ravel()
         _, first, again = np.unique(keys, return_index=True, return_inverse=True)
-        pools = np.zeros((len(first), 1, *case.pooled), case.features.dtype)
-        samples = (boxes[first], size[first], grid[first], count[first])
-        rule = candidates[numbers[0]].rule
-        for part, _, pool in rule.pool(case, case.features[:, channel], samples, np.arange(len(first))):
-            pools[part] = pool
-        values[numbers] = pools[again].reshape(len(numbers), *values.shape[1:])
+        pools = pool(
+            Samples(*(array[first] for array in of_rows), *parts[0][-2:]), case.features[:, channel], case.pooled
+        )
+        values[list(numbers)] = pools[again].reshape(len(numbers), *values.shape[1:])
     return _Trial(candidates, rows, channel, values)
 
 
@@ -282,10 +285,10 @@ def _matching(
     """Return (K,) bool: those of the ``rows`` (K,) whose values are those of a rule; after one that is not, stop."""
     matching = rows.copy()
     features, values = case.features[:, channels], values[:, channels]
-    samples = rule.samples(case, np.arange(len(rows)))
-    for part, some_channels, pool in rule.pool(case, features, samples, np.flatnonzero(rows)):
-        matching[part] &= _close(pool, values[part, some_channels], bound).all((1, 2, 3))
-        if stop and not matching[part].all():
+    numbers = np.flatnonzero(rows)
+    for some in np.split(numbers, range(_ROWS_AT_ONCE, len(numbers), _ROWS_AT_ONCE)):
+        matching[some] = _close(rule.pool(case, features, some), values[some], bound).all((1, 2, 3))
+        if stop and not matching[some].all():
             break
     return matching
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import boxes as _boxes
-from .. import params, sampling
+from .. import params, rules, sampling
+from ..rules import MINDSPORE, TORCHVISION, Samples
 from .cases import Case, MindSporeCase
 
 NDArray = npt.NDArray[Any]
@@ -24,92 +24,46 @@ NDArray = npt.NDArray[Any]
 # A rule further from the one asked for fits by chance rather than by mistake.
 _MOST_DEVIATIONS = 4
 
-_NOT, _HALF_A_CELL, _THERE_AND_BACK = "not", "by half a cell", "half a cell there and back"
-
-# Where some rows are sampled: their feature boxes, sizes, (R, 2) grids and (R,) divisors.
-Samples = tuple[NDArray, NDArray, NDArray, NDArray]
+_NOT, _HALF_A_CELL, _THERE_AND_BACK = (), (0.5,), (-0.5, 0.5)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How rois become values, in the order in which sentences speak of it.
+@dataclass(frozen=True, kw_only=True)
+class Rule(rules.Rule):
+    """How rois become values: by a rule, computed in a dtype."""
 
-    ``end`` and ``start`` are added to x2, y2 and to x1, y1, in image pixels; ``smallest`` is the size in cells that
-    smaller boxes are enlarged to; the last five are what is done as in one library or the other.
-    """
-
-    moved: str
-    end: int
-    start: int
-    smallest: int | None
     dtype: str
-    grid: str
-    count: str
-    index: str
-    border: str
-    outside: str
 
-    def samples(self, case: Case, rows: NDArray) -> Samples:
+    def samples(self, case: Case, rows: NDArray | slice = slice(None)) -> Samples:
         """Return where the rule samples some rows."""
-        dtype = np.dtype(self.dtype)
-        added = np.asarray((0, self.start, self.start, self.end, self.end), dtype)
-        rois, scale = case.rois[rows].astype(dtype) + added, case.arguments["spatial_scale"]
-        moved, _ = _boxes.torchvision_boxes(np, rois, scale, aligned=self.moved == _HALF_A_CELL)
-        index = moved[:, :1] if self.index == "torchvision" else _boxes.mindspore_boxes(np, rois, scale, 0)[0][:, :1]
-        corners = moved[:, 1:]
-        if self.moved == _THERE_AND_BACK:
-            corners = corners + dtype.type(0.5) - dtype.type(0.5)
-        size = corners[:, 2:] - corners[:, :2]
-        if self.smallest is not None:
-            smallest = dtype.type(self.smallest)
-            size = np.where(~(size > smallest) if case.original == "MindSpore" else size < smallest, smallest, size)
-        rounding = np.floor if self.grid == "MindSpore" else np.ceil
-        grid = _boxes.sampling_grid(rounding, size, *case.pooled, case.samples)
-        too_many = sampling.samples_of_boxes(grid, case.pooled, case.features.shape[2:]) > params.MAX_SAMPLES_OF_A_BOX
-        grid = np.where(too_many[:, None], -1, grid)
-        count = (_boxes.mindspore_count if self.count == "MindSpore" else _boxes.torchvision_count)(grid, dtype)
-        return np.concatenate((index, corners), 1), size, grid, count
-
-    @property
-    def pooling(self) -> tuple[str, str, str]:
-        """What values depend on beside the samples."""
-        return self.dtype, self.border, self.outside
+        rois, scale = case.rois[rows].astype(self.dtype), case.arguments["spatial_scale"]
+        samples = rules.place(self, rois, scale, case.pooled, case.samples, case.features.shape[2:])
+        of_boxes = rules.samples_of_boxes(samples.grid, case.pooled, case.features.shape[2:])
+        return samples._replace(
+            # The other way to make an index whole can lead past the last image.
+            image=np.where(samples.image < len(case.features), samples.image, -1),
+            grid=np.where((of_boxes > params.MAX_SAMPLES_OF_A_BOX)[:, None], -1, samples.grid),
+        )
 
     def key(self, case: Case) -> bytes:
         """Return what is the same for rules that give the same values."""
-        boxes, *rest = self.samples(case, np.flatnonzero(~case.undefined))
-        samples = b"".join(array.tobytes() for array in (boxes[:, :3], *rest))
-        return samples + repr(self.pooling).encode()
+        *samples, outside_adds_0 = self.samples(case, ~case.undefined)
+        return b"".join(array.tobytes() for array in samples) + repr((self.dtype, outside_adds_0)).encode()
 
-    def pool(self, case: Case, features: NDArray, samples: Samples, rows: NDArray) -> Iterator[sampling.Part]:
-        """Pool some of the ``samples``, and yield rows of them and their values, in the dtype of the features."""
-        boxes, size, grid, count = samples
-        blocks = sampling.pool(
-            features.astype(self.dtype, copy=False),
-            (boxes, size),
-            rows,
-            case.pooled,
-            grid,
-            count,
-            self._borders(case),
-            sampling.NUMPY,
-            outside_adds_0=self.outside == "torchvision",
-        )
-        for part, channels, values in blocks:
-            yield part, channels, values.astype(features.dtype, copy=False)
+    def pool(self, case: Case, features: NDArray, rows: NDArray) -> NDArray:
+        """Return what some rows of a case pool to in these features, in their dtype."""
+        return pool(self.samples(case, rows), features, case.pooled)
 
     def gradient(self, case: Case, output_gradient: NDArray) -> NDArray:
         """Return the gradient for the features, given that for the output."""
-        boxes, size, grid, count = self.samples(case, np.arange(len(case.rois)))
-        rows = np.flatnonzero(~case.undefined & (grid > 0).all(1))
-        shape, borders = case.features.shape, self._borders(case)
-        return sampling.gradient_of_pool(
-            output_gradient[rows], shape, (boxes, size), rows, case.pooled, grid, count, borders
-        )
+        samples = self.samples(case)
+        samples = samples._replace(image=np.where(case.undefined, -1, samples.image))
+        return sampling.gradient(output_gradient.astype(self.dtype), samples, case.features.shape)
 
-    def _borders(self, case: Case) -> list[float]:
-        border = _boxes.mindspore_border if self.border == "MindSpore" else _boxes.torchvision_border
-        return [border(length, np.dtype(self.dtype)) for length in case.features.shape[2:]]
+
+def pool(samples: Samples, features: NDArray, pooled: tuple[int, int]) -> NDArray:
+    """Pool samples of whatever dtype, and return the dtype of the features."""
+    dtype = samples.start.dtype
+    return sampling.pool(features.astype(dtype, copy=False), samples, pooled).astype(features.dtype, copy=False)
 
 
 # What is said of a rule that has this value where the rule asked for has another.
@@ -125,20 +79,20 @@ _PHRASES: dict[tuple[str, Any], str] = {
     ("smallest", 1): "with small boxes enlarged to one cell",
     ("dtype", "float16"): "in float16 instead of float32",
     ("dtype", "float32"): "in float32 instead of float16",
-    ("grid", "MindSpore"): "with adaptive grids rounded down (floor instead of ceil)",
-    ("grid", "torchvision"): "with adaptive grids rounded up (ceil instead of floor)",
-    ("count", "MindSpore"): "with NaN instead of 0 for empty adaptive grids",
-    ("count", "torchvision"): "with 0 instead of NaN for empty adaptive grids",
-    ("index", "MindSpore"): "with the image index rounded instead of truncated",
-    ("index", "torchvision"): "with the image index truncated instead of rounded",
-    ("border", "MindSpore"): "with MindSpore's border (the height and width rounded to float16)",
-    ("border", "torchvision"): "with torchvision's border (the height and width not rounded to float16)",
-    ("outside", "MindSpore"): "with samples outside the image that add nothing",
-    ("outside", "torchvision"): "with samples outside the image that add 0 times its first pixel",
+    ("grid", "floor"): "with adaptive grids rounded down (floor instead of ceil)",
+    ("grid", "ceil"): "with adaptive grids rounded up (ceil instead of floor)",
+    ("smallest_count", None): "with NaN instead of 0 for empty adaptive grids",
+    ("smallest_count", 1): "with 0 instead of NaN for empty adaptive grids",
+    ("index", "round"): "with the image index rounded instead of truncated",
+    ("index", "trunc"): "with the image index truncated instead of rounded",
+    ("rounds_lengths", True): "with MindSpore's border (the height and width rounded to float16)",
+    ("rounds_lengths", False): "with torchvision's border (the height and width not rounded to float16)",
+    ("outside_adds_0", False): "with samples outside the image that add nothing",
+    ("outside_adds_0", True): "with samples outside the image that add 0 times its first pixel",
 }
 _PHRASES_OF_BOTH = {
-    "MindSpore": "with MindSpore's adaptive grids (rounded down, NaN where empty)",
-    "torchvision": "with torchvision's adaptive grids (rounded up, 0 where empty)",
+    "floor": "with MindSpore's adaptive grids (rounded down, NaN where empty)",
+    "ceil": "with torchvision's adaptive grids (rounded up, 0 where empty)",
 }
 
 # Rules that people know by another name: what was asked for, what of the rule must be so, and the name.
@@ -182,52 +136,54 @@ class Candidate(NamedTuple):
 
 def candidates_of(case: Case) -> list[Candidate]:
     """Return the rules to try, those with the fewest deviations first: the first is the one that was asked for."""
-    return _candidates(tuple(rules_by_name(case).items()), _options(case))
+    options = tuple((name, tuple(values)) for name, values in _options(case).items())
+    return _candidates(tuple(rules_by_name(case).items()), options)
 
 
 def rules_by_name(case: Case) -> dict[str, Rule]:
     """Return the rule that was asked for, and then that of the other mode, or of the other value of ``aligned``."""
-    library = case.original
-    rest = (str(case.dtype), library, library, library, library, library)
     if isinstance(case, MindSporeCase):
-        modes = (case.roi_end_mode, 1 - case.roi_end_mode)
-        return {f"roi_end_mode={mode}": Rule(_NOT, mode, 0, None if mode else 1, *rest) for mode in modes}
-    choices = (case.arguments["aligned"], not case.arguments["aligned"])
+        name, of_library, asked = "roi_end_mode", MINDSPORE, case.roi_end_mode
+    else:
+        name, of_library, asked = "aligned", TORCHVISION, case.arguments["aligned"]
     return {
-        f"aligned={aligned}": Rule(_HALF_A_CELL if aligned else _NOT, 0, 0, None if aligned else 1, *rest)
-        for aligned in choices
+        f"{name}={setting}": Rule(**vars(of_library[setting]), dtype=str(case.dtype))
+        for setting in (asked, type(asked)(not asked))
     }
 
 
-def _options(case: Case) -> tuple[tuple[Any, ...], ...]:
-    """Return the values that each field of a rule may have, if it makes a difference in this case."""
+def _options(case: Case) -> dict[str, Sequence[Any]]:
+    """Return the values that fields of a rule may have, in the order of sentences, if they make a difference here."""
     asked = next(iter(rules_by_name(case).values()))
-    libraries = ("MindSpore", "torchvision")
     dtypes = {case.features.dtype.name, case.rois.dtype.name}
     if "float16" in dtypes:
         dtypes.add("float32")
     index = case.rois[:, 0]
-    relevant: dict[str, Any] = {
+    adaptive = case.samples <= 0
+    options: dict[str, Sequence[Any]] = {
         "moved": (_NOT, _HALF_A_CELL) if asked.moved == _HALF_A_CELL else (_NOT, _HALF_A_CELL, _THERE_AND_BACK),
         "end": (0, 1),
         "start": (0, 1),
         "smallest": (None, 0, 1),
         "dtype": sorted(dtypes),
-        "grid": libraries if case.samples <= 0 else (),
-        "count": libraries if case.samples <= 0 else (),
-        "index": libraries if (index != np.trunc(index)).any() else (),
-        "border": () if _boxes.rounds_alike(case.dtype, *case.features.shape[2:]) else libraries,
-        "outside": () if np.isfinite(case.features[:, :, 0, 0]).all() else libraries,
+        "grid": ("floor", "ceil") if adaptive else (),
+        "smallest_count": (None, 1) if adaptive else (),
+        "index": ("round", "trunc") if (index != np.trunc(index)).any() else (),
+        "rounds_lengths": () if rules.rounds_alike(case.dtype, *case.features.shape[2:]) else (True, False),
+        "outside_adds_0": () if np.isfinite(case.features[:, :, 0, 0]).all() else (True, False),
     }
-    return tuple(tuple(values) or (getattr(asked, name),) for name, values in relevant.items())
+    return {name: values for name, values in options.items() if values}
 
 
 @functools.lru_cache(maxsize=64)
-def _candidates(names: tuple[tuple[str, Rule], ...], options: tuple[tuple[Any, ...], ...]) -> list[Candidate]:
+def _candidates(
+    names: tuple[tuple[str, Rule], ...], options: tuple[tuple[str, tuple[Any, ...]], ...]
+) -> list[Candidate]:
     (asked_name, asked), (other_name, other) = names
+    fields_of_options, values_of_options = zip(*options, strict=True)
     found = []
-    for values in itertools.product(*options):
-        rule = Rule(*values)
+    for values in itertools.product(*values_of_options):
+        rule = replace(asked, **dict(zip(fields_of_options, values, strict=True)))
         phrases, name = _deviations(asked, rule), asked_name
         deviations = len(phrases)
         from_other = _deviations(other, rule)
@@ -250,14 +206,15 @@ def _deviations(asked: Rule, rule: Rule) -> list[str]:
     """Return a phrase for each choice that a rule makes otherwise."""
     names = _changed(asked, rule)
     phrases = [_PHRASES[name, getattr(rule, name)] for name in names]
-    if "grid" in names and "count" in names:
+    if "grid" in names and "smallest_count" in names:
         at = names.index("grid")
         phrases[at : at + 2] = [_PHRASES_OF_BOTH[rule.grid]]
     return phrases
 
 
 def _changed(asked: Rule, rule: Rule) -> list[str]:
-    return [field.name for field in fields(Rule) if getattr(rule, field.name) != getattr(asked, field.name)]
+    names = dict.fromkeys(name for name, _ in _PHRASES)
+    return [name for name in names if getattr(rule, name) != getattr(asked, name)]
 
 
 def joined(parts: Sequence[str]) -> str:

@@ -9,8 +9,9 @@ import torch
 import torchvision
 from explained import has_fractional_index, mode, random_case
 
-from ms2torch_roi import boxes
+from ms2torch_roi import rules
 from ms2torch_roi.parity import cases, diagnosis, operators, verdicts
+from ms2torch_roi.torch import cpu
 
 with_mindspore = pytest.mark.needs_mindspore
 
@@ -134,87 +135,54 @@ def test_a_port_by_hand_is_told_its_rule(original, port, wanted, sentence):
     assert set(sentences(port, wanted, original)) == {sentence}
 
 
-def _changed_boxes(change):
-    """Return a mistake in the rule: ``change`` of the corners and sizes that mode 1 gives."""
-
-    def mistake(rule):
-        def mindspore_boxes(xp, rois, scale, roi_end_mode):
-            index, _ = rule(xp, rois, scale, roi_end_mode)
-            corners, size = change(rois, rois.dtype.type(scale))
-            return xp.concatenate((index[:, :1], corners), 1), size
-
-        return mindspore_boxes
-
-    return mistake
-
-
-def _without_the_1(rois, scale):
-    corners = rois[:, 1:] * scale
-    return corners, corners[:, 2:] - corners[:, :2]
-
-
-def _with_1_added_to_the_start(rois, scale):
-    corners = (rois[:, 1:] + rois.dtype.type(1)) * scale
-    return corners, corners[:, 2:] - corners[:, :2]
-
-
-def _of_at_least(smallest):
-    def change(rois, scale):
-        start, end = rois[:, 1:3] * scale, (rois[:, 3:] + rois.dtype.type(1)) * scale
-        size = np.maximum(end - start, smallest)
-        return np.concatenate((start, np.maximum(start, end)), 1), size
-
-    return change
-
-
-# What is replaced in the port to torch, by what, for which cases, and what is said of all of them.
+# What of MindSpore's rule is wrong in the port to torch, for which cases, and what is said of all of them.
 MISTAKES = {
     "the 1 is missing": (
-        "mindspore_boxes", _changed_boxes(_without_the_1), mode(1),
+        {"end": 0}, mode(1),
         "The port's values match roi_end_mode=1 computed without the 1 added to x2 and y2.",
     ),
     "1 added to the start": (
-        "mindspore_boxes", _changed_boxes(_with_1_added_to_the_start), mode(1),
+        {"start": 1}, mode(1),
         "The port's values match roi_end_mode=1 computed with 1 added to x1 and y1: as the newest published kernel for"
         " Ascend does.",
     ),
     "sizes of at least 0": (
-        "mindspore_boxes", _changed_boxes(_of_at_least(0)),
-        lambda case: mode(1)(case) and (case.rois[:, 3:] + 2 < case.rois[:, 1:3]).any(),
+        {"smallest": 0}, lambda case: mode(1)(case) and (case.rois[:, 3:] + 2 < case.rois[:, 1:3]).any(),
         "The port's values match roi_end_mode=1 computed with negative sizes raised to 0: as the older published"
         " kernels for Ascend do.",
     ),
     "sizes of at least 1": (
-        "mindspore_boxes", _changed_boxes(_of_at_least(1)), mode(1),
+        {"smallest": 1}, mode(1),
         "The port's values match roi_end_mode=1 computed with small boxes enlarged to one cell: aligned=False on boxes"
         " that end at x2 + 1 and y2 + 1 does the same.",
     ),
     "a count of at least 1": (
-        "mindspore_count", lambda _: boxes.torchvision_count, lambda case: adaptive(case) and case.roi_end_mode == 1,
+        {"smallest_count": 1}, lambda case: adaptive(case) and case.roi_end_mode == 1,
         "The port's values match roi_end_mode=1 computed with 0 instead of NaN for empty adaptive grids.",
     ),
 }  # fmt: skip
 
 
-def wrong_in(monkeypatch, name, mistake):
-    """Return the port to torch with a mistake, which is there only as long as the port runs."""
+def wrong_in(monkeypatch, fields):
+    """Return the port to torch with a mistake in the rule, which is there only as long as the port runs."""
 
     def port(case):
-        with monkeypatch.context() as patch, np.errstate(all="ignore"):
-            patch.setattr(boxes, name, mistake(getattr(boxes, name)))
+        with monkeypatch.context() as patch:
+            patch.setattr(rules, "MINDSPORE", [replace(rule, **fields) for rule in rules.MINDSPORE])
+            patch.setattr(cpu, "_is_worth_the_engine", lambda *_: True)
             return operators.port(case)
 
     return port
 
 
-@pytest.mark.parametrize(("name", "mistake", "wanted", "sentence"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_in_the_port_is_named(monkeypatch, name, mistake, wanted, sentence):
-    assert set(sentences(wrong_in(monkeypatch, name, mistake), wanted)) == {sentence}
+@pytest.mark.parametrize(("fields", "wanted", "sentence"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_in_the_port_is_named(monkeypatch, fields, wanted, sentence):
+    assert set(sentences(wrong_in(monkeypatch, fields), wanted)) == {sentence}
 
 
 def test_ceil_for_floor_is_named(monkeypatch):
-    """By torchvision's unaligned kernel in part, which also enlarges the small boxes that ceil has a sample for."""
-    port = wrong_in(monkeypatch, "mindspore_grid", lambda _: functools.partial(boxes.sampling_grid, np.ceil))
+    """With NaN for an empty grid or without: the samples of a box tell."""
+    port = wrong_in(monkeypatch, {"grid": "ceil"})
     for sentence in sentences(port, lambda case: adaptive(case) and case.roi_end_mode == 1):
         assert "with adaptive grids rounded up (ceil instead of floor)" in sentence
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ms2torch_roi import boxes
+from ms2torch_roi import rules
 from ms2torch_roi.parity import cases, edges, operators, report, verdicts
 
 CASE = edges.edge_case("boxes of several cells, mode 1, float32")
@@ -177,6 +177,6 @@ def test_undefined_rows_of_torchvision_cases_are_those_that_the_port_does_not_ha
     for number in range(100):
         case = cases.random_torchvision_case(1, number)
         with np.errstate(all="ignore"):
-            feature_boxes = boxes.torchvision_boxes(np, case.rois, case.spatial_scale, case.aligned)
-            finite = boxes.is_finite(np, *feature_boxes)
+            feature_boxes = rules.feature_boxes(np, rules.TORCHVISION[case.aligned], case.rois, case.spatial_scale)
+            finite = rules.is_finite(np, *feature_boxes)
         np.testing.assert_array_equal(case.undefined, ~finite)

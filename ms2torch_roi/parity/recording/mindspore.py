@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy.typing as npt
 
 from ... import params
-from ...mindspore import as_operator_sees
+from ...mindspore.tensors import as_operator_sees
 from ..calls import Call
 from ..cases import MindSporeCase
 from .capture import DTYPES, Gradients, UnrecordableError, record_call, refuse, versions, wants_gradients
