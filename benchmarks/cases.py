@@ -42,6 +42,9 @@ class Case:
         dtypes: in which it is timed.
         backward: whether the gradient for the features is timed too.
         busy: whether other processes keep all cores busy meanwhile.
+        one_thread: whether the port is timed on one thread too.
+        mindspore: whether MindSpore's operator is timed too, which takes ten times as long as all others together.
+        by_default: whether it is timed where no case is asked for, or with ``--all`` only.
     """
 
     name: str
@@ -57,9 +60,12 @@ class Case:
     channels_last: bool = False
     way_back: bool = False
     aligned: bool = False
-    dtypes: tuple[str, ...] = ("float32", "float16")
+    dtypes: tuple[str, ...] = ("float32",)
     backward: bool = True
     busy: bool = False
+    one_thread: bool = False
+    mindspore: bool = True
+    by_default: bool = True
 
     def levels(self, dtype: str) -> list[Level]:
         """Return the inputs, the same ones each time."""
@@ -98,22 +104,19 @@ class Case:
 # 7 cells of stride 16 are the smallest box that MindSpore's adaptive grids, which are rounded down, pool to numbers.
 _LARGE = (7 * 16, 600)
 
-# float16 takes ten times as long, most of all MindSpore's, so not every case has it.
-_FLOAT32 = ("float32",)
+# What torchvision takes twenty to thirty times as long for: by default, in few rois only.
+_FLOAT16 = ("float16",)
 
 CASES = (
-    Case("stride-4", strides=(4,)),
-    Case("stride-16"),
-    Case("stride-4-14x14", strides=(4,), rois=200, pooled=14),
-    Case("rois-8", rois=8),
+    Case("stride-4", strides=(4,), one_thread=True),
+    Case("stride-16", one_thread=True),
+    Case("stride-4-14x14", strides=(4,), rois=200, pooled=14, one_thread=True),
+    Case("channels-last", channels_last=True, mindspore=False),
+    Case("adaptive", samples=0, sizes=_LARGE, mindspore=False),
+    Case("rois-8", rois=8, dtypes=("float32", "float16")),
+    Case("half", rois=64, dtypes=_FLOAT16, mindspore=False),
     Case("one-roi", rois=1, channels=8),
-    Case("mode-1", mode=1, dtypes=_FLOAT32),
-    Case("mode-1-small", mode=1, below_one_cell=0.4, dtypes=_FLOAT32),
-    Case("fpn", rois=512, strides=(4, 8, 16, 32), dtypes=_FLOAT32),
-    Case("channels-last", channels_last=True, dtypes=_FLOAT32),
-    Case("adaptive", samples=0, sizes=_LARGE, dtypes=_FLOAT32),
-    Case("busy", busy=True, dtypes=_FLOAT32),
-    Case("one-channel", rois=200_000, channels=1, dtypes=_FLOAT32),
+    Case("one-channel", rois=200_000, channels=1, mindspore=False),
     # The targets of mask training: a mask for each object, cut out at the proposals. MindSpore's grids need 28 pixels.
     Case(
         "masks",
@@ -124,12 +127,24 @@ CASES = (
         pooled=28,
         samples=0,
         sizes=(29, 600),
-        dtypes=_FLOAT32,
         backward=False,
+        mindspore=False,
     ),
-    *(Case(f"rois-{count}", rois=count, dtypes=_FLOAT32, backward=False) for count in (1, 64, 200, 4000, 10_000)),
-    Case("way-back", way_back=True, backward=False),
-    Case("way-back-aligned", way_back=True, aligned=True, backward=False),
-    Case("way-back-aligned-small", way_back=True, aligned=True, below_one_cell=0.4, dtypes=_FLOAT32, backward=False),
-    Case("way-back-adaptive", way_back=True, samples=0, sizes=_LARGE, dtypes=_FLOAT32, backward=False),
+    Case("busy", busy=True, mindspore=False),
+    Case("fpn", rois=512, strides=(4, 8, 16, 32), mindspore=False),
+    Case("way-back", way_back=True),
+    Case("mode-1", mode=1, by_default=False),
+    Case("mode-1-small", mode=1, below_one_cell=0.4, by_default=False),
+    Case("rois-1", rois=1, backward=False, by_default=False),
+    *(
+        Case(f"rois-{count}", rois=count, backward=False, one_thread=True, by_default=False)
+        for count in (64, 200, 4000, 10_000)
+    ),
+    Case("stride-4-half", strides=(4,), dtypes=_FLOAT16, by_default=False),
+    Case("stride-16-half", dtypes=_FLOAT16, by_default=False),
+    Case("stride-4-14x14-half", strides=(4,), rois=200, pooled=14, dtypes=_FLOAT16, by_default=False),
+    Case("way-back-half", way_back=True, dtypes=_FLOAT16, by_default=False),
+    Case("way-back-aligned", way_back=True, aligned=True, by_default=False),
+    Case("way-back-aligned-small", way_back=True, aligned=True, below_one_cell=0.4, by_default=False),
+    Case("way-back-adaptive", way_back=True, samples=0, sizes=_LARGE, by_default=False),
 )

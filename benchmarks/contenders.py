@@ -17,10 +17,10 @@ from ms2torch_roi.parity import operators
 # Returns one array for each level, something that numpy.asarray takes.
 Call = Callable[[], Sequence[Any]]
 
-TORCHVISION, OURS, INEXACT, MINDSPORE, ONNX_RUNTIME = (
+TORCHVISION, OURS, ONE_THREAD, MINDSPORE, ONNX_RUNTIME = (
     "torchvision",
     "ours",
-    "ours, exact=False",
+    "ours, one thread",
     "MindSpore",
     "ONNX Runtime",
 )
@@ -43,17 +43,11 @@ class LeftOutError(Exception):
 
 def contenders(case: Case, levels: Sequence[Level]) -> tuple[list[Contender], list[str]]:
     """Return who can pool that, the bare call that the others are measured by in front, and why others cannot."""
-    builders = (
-        (_mindspore, _way_back, _torchvision)
-        if case.way_back
-        else (
-            _torchvision,
-            ours,
-            _inexact,
-            _mindspore,
-            _onnx_runtime,
-        )
-    )
+    builders = [_mindspore, _way_back, _torchvision] if case.way_back else [_torchvision, ours]
+    if case.one_thread and torch.get_num_threads() > 1:
+        builders.append(_ours_on_one_thread)
+    if not case.way_back:
+        builders += [_mindspore, _onnx_runtime] if case.mindspore else [_onnx_runtime]
     able, left_out = [], []
     for build in builders:
         try:
@@ -74,20 +68,32 @@ def output_gradients(case: Case, levels: Sequence[Level]) -> list[torch.Tensor]:
 
 def ours(case: Case, levels: Sequence[Level], backward_roi_end_mode: int | None = None) -> Contender:
     """Return the port to torch."""
-    return _ours(OURS, case, levels, backward_roi_end_mode=backward_roi_end_mode)
-
-
-def _inexact(case: Case, levels: Sequence[Level]) -> Contender:
-    return _ours(INEXACT, case, levels, exact=False)
-
-
-def _ours(name: str, case: Case, levels: Sequence[Level], **options: Any) -> Contender:
     modules = [
-        ms2torch_roi.ROIAlign(case.pooled, case.pooled, 1 / stride, case.samples, case.mode, **options)
+        ms2torch_roi.ROIAlign(
+            case.pooled, case.pooled, 1 / stride, case.samples, case.mode, backward_roi_end_mode=backward_roi_end_mode
+        )
         for _, _, stride in levels
     ]
     pools = [functools.partial(op, rois=level.rois) for op, level in zip(modules, levels, strict=True)]
-    return _of_torch(name, case, levels, pools)
+    return _of_torch(OURS, case, levels, pools)
+
+
+def _ours_on_one_thread(case: Case, levels: Sequence[Level]) -> Contender:
+    def on_one_thread(call: Call | None) -> Call:
+        assert call is not None
+
+        def call_on_one_thread() -> Sequence[Any]:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                return call()
+            finally:
+                torch.set_num_threads(threads)
+
+        return call_on_one_thread
+
+    _, forward, backward = ours(case, levels)
+    return Contender(ONE_THREAD, on_one_thread(forward), on_one_thread(backward))
 
 
 def _torchvision(case: Case, levels: Sequence[Level]) -> Contender:

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 STYLES = {
     "torchvision": ("#000000", "o"),
     "ours": ("#0072b2", "s"),
-    "ours, exact=False": ("#009e73", "D"),
+    "ours, one thread": ("#009e73", "D"),
     "MindSpore": ("#d55e00", "^"),
     "ONNX Runtime": ("#cc79a7", "v"),
 }
@@ -28,7 +28,7 @@ def series(report: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
     """Return the (rois, milliseconds) of each contender: stride-16 forward in float32, and all that differs in rois."""
 
     def kind(record: Mapping[str, Any]) -> tuple[Any, ...]:
-        ignored = ("name", "rois", "dtypes", "backward")
+        ignored = ("name", "rois", "dtypes", "backward", "one_thread", "mindspore", "by_default")
         case = {name: value for name, value in record["case"].items() if name not in ignored}
         return case, record["dtype"], record["pass"]
 
