@@ -2,10 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: check test test-without-mindspore lint bench golden matrix clean
+.PHONY: check quick test test-without-mindspore lint bench golden matrix clean
 
 check: .venv/.installed
 	$(BIN)/ms2torch-roi check
+
+# The inner loop, under a minute on two cores: without what is marked slow.
+quick: .venv/.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --hypothesis-profile quick
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -19,6 +23,7 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Five minutes; all cases with: .venv/bin/python benchmarks/speed.py --all
 bench: .venv/.installed
 	mkdir -p build
 	$(BIN)/python benchmarks/speed.py --json build/benchmark.json

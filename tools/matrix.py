@@ -21,11 +21,8 @@ from pathlib import Path
 
 from golden import MINDSPORE_VERSIONS, ROOT, make_environment
 
-# The last patch of every minor version since 2.4.
-TORCH_VERSIONS = (
-    *("2.4.1", "2.5.1", "2.6.0", "2.7.1", "2.8.0", "2.9.1"),
-    *("2.10.0", "2.11.0", "2.12.1", "2.13.0", "2.14.1", "2.15.0"),
-)
+# The last patch of every minor version since 2.7.
+TORCH_VERSIONS = ("2.7.1", "2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0", "2.14.1", "2.15.0")
 
 # What must hold in every environment, beside the check: gradients, and the recorded calls of every MindSpore.
 TESTS = {
@@ -81,7 +78,7 @@ def check(mindspore: str, torch: str, cases: int) -> Row:
     row = Row(mindspore, torch)
     with tempfile.TemporaryDirectory() as folder:
         # Resolved together, so that the versions choose the torchvision made for that torch.
-        frameworks = (f"mindspore=={mindspore}", "numpy<2", f"torch=={torch}", "torchvision")
+        frameworks = (f"mindspore=={mindspore}", "numpy<2", f"torch=={torch}", "torchvision", "numba")
         try:
             python = make_environment(Path(folder, "environment"), *frameworks, "pytest", "hypothesis", extras="[cli]")
         except subprocess.CalledProcessError as error:
