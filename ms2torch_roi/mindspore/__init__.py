@@ -1,4 +1,4 @@
-"""torchvision's RoIAlign on MindSpore: its constructor and call, by the engine, and in graphs by MindSpore's operator."""
+"""torchvision's RoIAlign on MindSpore: its constructor and call, on the engine, or in graphs on its operator."""
 
 from __future__ import annotations
 
