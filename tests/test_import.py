@@ -88,3 +88,13 @@ def test_public_names_are_listed():
 
 def test_package_is_typed():
     assert importlib.resources.files("ms2torch_roi").joinpath("py.typed").is_file()
+
+
+def test_the_default_device_at_import_does_not_matter():
+    code = (
+        "import torch\ntorch.set_default_device('meta')\n"
+        "from ms2torch_roi import ROIAlign\n"
+        "features, rois = torch.ones(1, 1, 8, 8, device='cpu'), torch.tensor([[0, 1, 1, 5, 5.0]], device='cpu')\n"
+        "print(ROIAlign(1, 1, 1.0)(features, rois).item(), ROIAlign(1, 1, 1.0, 0)(features, rois).item())"
+    )
+    assert run_python(code).stdout == "1.0 1.0\n"

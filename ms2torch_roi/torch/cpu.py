@@ -32,7 +32,9 @@ _SAMPLES_OF_A_CELL = 1 / 16
 
 # So few rows are looked at one by one, in a tenth of the time of an encoding.
 _FEW_ROWS = 64
-_LAST_PIXELS = {dtype: torch.tensor([0.0, 0, 0, 1, 1], dtype=dtype) for dtype in (torch.float32, torch.float64)}
+_LAST_PIXELS = {
+    dtype: torch.tensor([0.0, 0, 0, 1, 1], dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)
+}
 
 # As NumPy does it for its arrays of so many bytes; torch does not. Where it fails, pages are small.
 _HUGE = 2**22
