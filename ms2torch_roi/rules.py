@@ -287,7 +287,7 @@ def samples_of_boxes(grid: NDArray, pooled: tuple[int, int], size: Sequence[int]
 def sampling_grid(rule: Rule, size: NDArray, pooled: tuple[int, int], sample_num: int) -> NDArray:
     """Return (K, 2) numbers of samples in a bin, along x and along y, of boxes of these (K, 2) sizes."""
     if sample_num > 0:
-        return np.full(size.shape, sample_num)
+        return np.broadcast_to(np.int64(sample_num), size.shape)  # takes no memory
     rounding = np.floor if rule.grid == "floor" else np.ceil
     bins = rounding(size / np.asarray(pooled[::-1], size.dtype)).astype(np.float64)
     # A number that does not fit 32 bits, or NaN, becomes the smallest integer on x86: negative, so no sample is taken.
