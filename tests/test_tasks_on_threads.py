@@ -120,11 +120,14 @@ def test_an_interrupt_ends_the_call_once_the_tasks_in_flight_have():
 import _thread, threading, time
 from ms2torch_roi.threads import run
 
-done = []
+done, other_is_at_work = [], threading.Event()
 
 
 def task():
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is threading.main_thread():
+        other_is_at_work.wait(60)
+    else:
+        other_is_at_work.set()
         {when}
         _thread.interrupt_main()
         time.sleep(0.3)
