@@ -9,7 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from ms2torch_roi.parity import calls, cases, edges, operators
+from ms2torch_roi.parity import cases, edges, operators
+from ms2torch_roi.parity.recording import calls
 
 
 def a_call(case=None, **changes):

@@ -10,7 +10,8 @@ from helpers import EDGE_CASES
 from slow_tests import SLOW
 from torchvision.ops import roi_align
 
-from ms2torch_roi.cli import CASES_FOR_A_WORKLOAD, main
+from ms2torch_roi.cli import main
+from ms2torch_roi.commands.check import CASES_FOR_A_WORKLOAD
 from ms2torch_roi.parity import cases
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from helpers import without
 
-from ms2torch_roi.parity import calls, cases, operators
+from ms2torch_roi.parity import cases, operators
+from ms2torch_roi.parity.recording import calls
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WORKFLOW = yaml.safe_load((EXAMPLES / "roi-align-parity.yml").read_text())

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from helpers import assert_same_bits
 
-from ms2torch_roi.parity import calls, operators, verdicts
+from ms2torch_roi.parity import operators, verdicts
+from ms2torch_roi.parity.recording import calls
 
 NAMES = [name for name, _ in golden.golden_cases()]
 FILES = sorted(golden.GOLDEN.rglob(f"*{calls.SUFFIX}"))

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import xmlschema
 
-from ms2torch_roi.parity import junit, report
+from ms2torch_roi.parity import report
+from ms2torch_roi.parity.report import junit
+from ms2torch_roi.parity.report.facts import as_json
 from ms2torch_roi.parity.verdicts import Verdict
 
 SCHEMA = xmlschema.XMLSchema(Path(__file__).with_name("junit.xsd"))
@@ -37,7 +39,7 @@ PROBLEM = Verdict("call-2.npz", "to-mindspore", RECORDED, 4, problem="the port r
 
 def facts(*verdicts, **changes):
     facts_of_run = {"versions": VERSIONS, "numbers": len(verdicts), "settings": {}, "seed": 7, "seconds": 1234.5}
-    return report.as_json(report.Run("frameworks", "a against b", **facts_of_run | changes, verdicts=list(verdicts)))
+    return as_json(report.Run("frameworks", "a against b", **facts_of_run | changes, verdicts=list(verdicts)))
 
 
 def parsed(*verdicts, **changes):

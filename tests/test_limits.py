@@ -10,7 +10,8 @@ from torchvision.ops import roi_align
 
 import ms2torch_roi
 from ms2torch_roi import ROIAlign, params, reference
-from ms2torch_roi.parity import calls, cases
+from ms2torch_roi.parity import cases
+from ms2torch_roi.parity.recording import calls
 
 FEATURES = np.random.default_rng(0).standard_normal((2, 3, 11, 14)).astype(np.float32)
 ROIS = np.array([[0, 1, 1, 9, 9], [1, 2, 3, 9, 7]], np.float32)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from helpers import run_python, without
 
-from ms2torch_roi.parity import calls, cases, operators
+from ms2torch_roi.parity import cases, operators
+from ms2torch_roi.parity.recording import calls
 
 PLUGIN = "ms2torch_roi.parity.plugin"
 ALL_PASSED, SOME_FAILED, USAGE_ERROR, NO_TESTS = 0, 1, 4, 5

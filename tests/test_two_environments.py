@@ -13,7 +13,7 @@ from pathlib import Path
 import golden
 import pytest
 
-from ms2torch_roi.parity import calls
+from ms2torch_roi.parity.recording import calls
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 13), reason="MindSpore has no wheels for this Python")
 

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ms2torch_roi.parity import calls, cases, operators
+from ms2torch_roi.parity import cases, operators
 from ms2torch_roi.parity.campaign import GOLDEN
 from ms2torch_roi.parity.cases import MindSporeCase
+from ms2torch_roi.parity.recording import calls
 
 NDArray = npt.NDArray[Any]
 

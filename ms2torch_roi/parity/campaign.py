@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from . import calls, cases, diagnosis, edges, operators, shrinking, verdicts
+from . import cases, diagnosis, edges, operators, shrinking, verdicts
 from .cases import Case
+from .recording import calls
 from .verdicts import EXACT, Tolerance, Verdict
 
 NDArray = npt.NDArray[Any]

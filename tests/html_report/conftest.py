@@ -3,7 +3,7 @@
 import pytest
 from browsers import EXECUTABLE, Browser
 
-from ms2torch_roi.parity import html
+from ms2torch_roi.parity.report import html
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import math
 
 from ms2torch_roi.parity import report
+from ms2torch_roi.parity.report.facts import as_json
 from ms2torch_roi.parity.verdicts import Verdict
 
 LEFT_OUT = "never written by MindSpore"
@@ -45,7 +46,7 @@ def facts_of(verdicts, **changes):
         "seed": 7,
         "seconds": 1234.5,
     }
-    return report.as_json(report.Run("frameworks", "these against those", **facts | changes, verdicts=verdicts))
+    return as_json(report.Run("frameworks", "these against those", **facts | changes, verdicts=verdicts))
 
 
 FACTS = facts_of(VERDICTS, shrunk=[SMALL], shard="2/3", notes=["2 files were not read."])

@@ -6,7 +6,7 @@ import re
 import pytest
 from reported import EDGE, FACTS, FAILED, PASSED, RANDOM, TORCHVISION, facts_of, names
 
-from ms2torch_roi.parity import html
+from ms2torch_roi.parity.report import html
 from ms2torch_roi.parity.verdicts import Verdict
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from ms2torch_roi import rules
 from ms2torch_roi.parity import cases, edges, operators, report, verdicts
+from ms2torch_roi.parity.report.facts import as_json, from_json
 
 CASE = edges.edge_case("boxes of several cells, mode 1, float32")
 RESULT = operators.reference(CASE)
@@ -36,8 +37,8 @@ def test_nan_against_a_number_is_an_infinite_difference():
     verdict = verdicts.judge(CASE, RESULT, actual)
     assert verdict.largest_difference == np.inf
     run = report.Run("reference", "headline", {}, numbers=1, settings={}, verdicts=[verdict])
-    assert report.as_json(run)["total"]["largest_difference"] == "infinite"
-    assert report.from_json(report.as_json(run)) == run
+    assert as_json(run)["total"]["largest_difference"] == "infinite"
+    assert from_json(as_json(run)) == run
 
 
 def test_a_large_heat_map_is_one_of_blocks_that_hold_the_largest_difference():

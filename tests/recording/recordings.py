@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torchvision.ops import roi_align
 
-from ms2torch_roi.parity import calls
+from ms2torch_roi.parity.recording import calls
 
 RNG = np.random.default_rng(0)
 FEATURES = torch.from_numpy(RNG.standard_normal((2, 3, 16, 20)).astype(np.float32))

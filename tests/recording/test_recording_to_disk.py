@@ -13,8 +13,7 @@ import torch
 from helpers import run_python
 from recordings import FEATURES, MS_FEATURES, MS_ROIS, ROIS, pool, read
 
-from ms2torch_roi.parity import calls
-from ms2torch_roi.parity.recording import record
+from ms2torch_roi.parity.recording import calls, record
 
 # On disk as it goes.
 

@@ -3,7 +3,8 @@
 import os
 import socket
 
-from ms2torch_roi.parity import calls, operators
+from ms2torch_roi.parity import operators
+from ms2torch_roi.parity.recording import calls
 
 
 def record(path, case, **changes):

@@ -9,7 +9,8 @@ import sys
 import pytest
 from recorded_calls import NO_FILES, make_no_files, record
 
-from ms2torch_roi.parity import calls, cases
+from ms2torch_roi.parity import cases
+from ms2torch_roi.parity.recording import calls
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 

@@ -8,7 +8,8 @@ import pytest
 from helpers import run_python, without
 from recorded_calls import falsify, record
 
-from ms2torch_roi.parity import calls, cases, edges, operators
+from ms2torch_roi.parity import cases, edges, operators
+from ms2torch_roi.parity.recording import calls
 
 RUN = "import sys\nfrom ms2torch_roi.cli import main\nsys.exit(main(sys.argv[1:]))"
 

@@ -136,7 +136,7 @@ def test_replays_are_sharded_too(run_command, folder, tmp_path):
 
 
 def test_a_worker_that_dies_is_said(folder, tmp_path):
-    dying = "import os\nimport ms2torch_roi.parity.calls as calls\ncalls.read = lambda path: os._exit(11)\n"
+    dying = "import os\nimport ms2torch_roi.parity.recording.calls as calls\ncalls.read = lambda path: os._exit(11)\n"
     result = run_process("replay", folder, "--workers", "2", env=sitecustomize(tmp_path, dying))
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].endswith("a worker process died; --workers 1 may tell at which case")

@@ -34,7 +34,7 @@ def record(
     Each call is written to a file of its own when it returns, with its arguments, its inputs and its output, or the
     error that the operator raised, the versions and the device: if the process is killed, at most the call in flight is
     lost. ``ms2torch-roi replay`` compares the ports with such files, where the framework need not be installed. NumPy
-    alone reads them; :mod:`ms2torch_roi.parity.calls` describes the format.
+    alone reads them; :mod:`ms2torch_roi.parity.recording.calls` describes the format.
 
     Every call of the process is seen: on any thread, of operators made before the block too, through torchvision's
     ``RoIAlign`` and ``MultiScaleRoIAlign``, and those that the ports of this package make. It is seen once, as the
@@ -82,7 +82,7 @@ def record(
             called in the block. Each is said once.
 
     >>> import tempfile, torch, torchvision
-    >>> from ms2torch_roi.parity import calls
+    >>> from ms2torch_roi.parity.recording import calls
     >>> features, rois = torch.ones(1, 3, 8, 8), torch.tensor([[0, 4.0, 4.0, 20.0, 28.0]])
     >>> with tempfile.TemporaryDirectory() as directory, record(directory, max_calls=100) as recording:
     ...     _ = torchvision.ops.roi_align(features, rois, output_size=(2, 2), spatial_scale=0.25)

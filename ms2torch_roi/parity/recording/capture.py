@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import __version__, params
-from .. import calls
-from ..calls import Call
 from ..cases import Case, MindSporeCase
+from . import calls
+from .calls import Call
 from .session import Recording, to_disk
 
 NDArray = npt.NDArray[Any]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from ... import params
 from ...mindspore.tensors import as_operator_sees
-from ..calls import Call
 from ..cases import MindSporeCase
+from .calls import Call
 from .capture import DTYPES, Gradients, UnrecordableError, record_call, refuse, versions, wants_gradients
 from .session import due
 

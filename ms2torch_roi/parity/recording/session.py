@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from .. import calls
-from ..calls import Call
+from . import calls
+from .calls import Call
 
 # More than a file has in it beside its arrays and the message of an error.
 _OVERHEAD = 8192  # bytes

@@ -10,11 +10,12 @@ _PLACE = "{{facts}}"
 
 
 def render(facts: dict[str, Any]) -> str:
-    """Return the facts of a run (those of ``report.as_json``) as one HTML page that loads nothing else, all in ASCII.
+    """Return the facts of a run (those of ``facts.as_json``) as one HTML page that loads nothing else, all in ASCII.
 
-    >>> from ms2torch_roi.parity import html, report
+    >>> from ms2torch_roi.parity import report
+    >>> from ms2torch_roi.parity.report import facts, html
     >>> run = report.Run("recording", "Recorded calls", {"ms2torch_roi": "1.0"}, numbers=0, settings={})
-    >>> html.render(report.as_json(run)).splitlines()[0]
+    >>> html.render(facts.as_json(run)).splitlines()[0]
     '<!doctype html>'
     """
     page = resources.files(__package__).joinpath("report.html").read_text(encoding="ascii")

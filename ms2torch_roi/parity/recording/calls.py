@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .. import params
-from .cases import Case, MindSporeCase, TorchvisionCase
+from ... import params
+from ..cases import Case, MindSporeCase, TorchvisionCase
 
 NDArray = npt.NDArray[Any]
 

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import Explanation, explain, shortest
-from .placement import Placement, agreement
+from ..explain import Explanation, explain, shortest
+from ..explain.placement import Placement, agreement
+from . import make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PLOT_SUFFIXES = (".pdf", ".png", ".svg")
 
-DESCRIPTION = {
-    "description": "Print where MindSpore's ROIAlign and torchvision's roi_align, given the same arguments, sample one"
+HELP = "show where both libraries sample one box"
+DESCRIPTION = (
+    "Print where MindSpore's ROIAlign and torchvision's roi_align, given the same arguments, sample one"
     " box: its edges in feature cells, bins, samples and where they are; and the call of torchvision that returns the"
-    " bits of MindSpore's, if there is one. Neither framework is needed.",
-    "epilog": "Exit status: 0, or 2 for arguments that are not allowed or a file that cannot be written.",
-}
+    " bits of MindSpore's, if there is one. Neither framework is needed."
+)
+EPILOG = "Exit status: 0, or 2 for arguments that are not allowed or a file that cannot be written."
 
 # What is shown of bins, and of the samples in a bin: all of up to so many, else the first two and the last.
 SHOWN_BINS, SHOWN_SAMPLES = 4, 4
@@ -68,8 +70,9 @@ def _plot_file(text: str) -> Path:
     return path
 
 
-def run(options: argparse.Namespace, console: Console) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run ``ms2torch-roi explain``, and return its exit status: 0, unless it exits with a line on what is wrong."""
+    console = make_console()
     parser: argparse.ArgumentParser = options.parser
     try:
         explanation = explain(
@@ -86,7 +89,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         parser.error(str(error))
     if options.plot is not None:
         try:
-            from . import plot
+            from ..explain import plot
 
             plot.save(explanation, options.plot)
         except (ImportError, OSError) as error:

@@ -14,16 +14,17 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(facts: Facts) -> str:
-    """Return the facts of a run (those of ``report.as_json``) as JUnit XML, all in ASCII.
+    """Return the facts of a run (those of ``facts.as_json``) as JUnit XML, all in ASCII.
 
     There is a suite for each direction and category, and a test for each case. Single cases are not timed: their time
     is 0, and the root element has that of the run.
 
-    >>> from ms2torch_roi.parity import junit, report, verdicts
+    >>> from ms2torch_roi.parity import report, verdicts
+    >>> from ms2torch_roi.parity.report import facts, junit
     >>> versions = {"ms2torch_roi": "1.0", "numpy": "2.0"}
     >>> run = report.Run("recording", "Recorded calls", versions, numbers=1, settings={})
     >>> run.verdicts.append(verdicts.Verdict("call-1.npz", "to-torch", "recorded", values=12))
-    >>> print(junit.render(report.as_json(run)).splitlines()[1])
+    >>> print(junit.render(facts.as_json(run)).splitlines()[1])
     <testsuites name="ms2torch-roi" tests="1" failures="0" errors="0" time="0.000">
     """
     attributes = {"name": "ms2torch-roi", **_counts(facts["total"]), "time": f"{facts['seconds']:.3f}"}

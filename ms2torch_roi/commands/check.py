@@ -1,0 +1,97 @@
+"""``ms2torch-roi check``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from . import STATUSES, CouldNotRunError, arguments, make_console, reporting
+
+HELP = "prove on this machine that both libraries agree to the last bit"
+DESCRIPTION = (
+    "Run both frameworks on the documented example, a catalogue of edge cases, and random cases, and"
+    " compare the bits of every row that the original defines. There are two directions: MindSpore's operator"
+    " against its port to torch (to-torch), and torchvision's against its port to MindSpore (to-mindspore). In a"
+    " round trip, the calls of the other framework that a port makes are taken back by the other port."
+)
+EPILOG = STATUSES.format("check")
+
+DIRECTIONS = ["to-torch", "to-mindspore"]
+
+# A workload takes as long as some twenty other random cases.
+CASES_FOR_A_WORKLOAD = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "--cases",
+        type=arguments.count,
+        default=500,
+        metavar="N",
+        help="random cases for each direction (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workloads",
+        type=arguments.count,
+        metavar="N",
+        help="random cases as large as models make them, of which the gradients are compared too, for each direction"
+        " (default: one for every 50 of the others)",
+    )
+    parser.add_argument(
+        "--seed", type=arguments.count, default=0, metavar="S", help="of the random cases (default: %(default)s)"
+    )
+    parser.add_argument("--direction", choices=DIRECTIONS, help="check one direction (default: both)")
+    parser.add_argument(
+        "--without-mindspore",
+        action="store_true",
+        help="compare the port to torch with the NumPy reference instead of MindSpore",
+    )
+    arguments.add_run_options(parser)
+    arguments.add_report_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it, and return the exit status."""
+    console = make_console()
+    from ..parity import campaign, cases, operators, report
+
+    with_mindspore = not options.without_mindspore
+    if options.direction == "to-mindspore" and not with_mindspore:
+        raise CouldNotRunError("--direction to-mindspore needs MindSpore: it does not go with --without-mindspore")
+    directions = [options.direction] if options.direction else DIRECTIONS
+    check = campaign.Check(
+        random_cases=options.cases,
+        workloads=options.cases // CASES_FOR_A_WORKLOAD if options.workloads is None else options.workloads,
+        seed=options.seed,
+        directions=tuple(directions if with_mindspore else ["to-torch"]),
+        with_mindspore=with_mindspore,
+        tolerance=arguments.tolerance_of(options),
+    )
+    try:
+        if with_mindspore:
+            operators.import_mindspore()
+        operators.port(cases.documented_cases()[0])
+    except ImportError as error:
+        hint = ", or use --without-mindspore" if "MindSpore is not installed" in str(error) else ""
+        raise CouldNotRunError(f"{error}{hint}") from error
+    reporting.check_reports(options)
+    versions = operators.versions(with_mindspore=with_mindspore)
+    oracle = "frameworks" if with_mindspore else "reference"
+    run = report.Run(
+        oracle=oracle,
+        headline=report.headline(oracle, versions),
+        versions=versions,
+        numbers=len(check),
+        settings=dataclasses.asdict(check),
+        seed=options.seed,
+    )
+    if "to-mindspore" in check.directions and not operators.torchvision_has_its_errors():
+        run.notes.append("Not run in torchvision, which may read out of bounds with this torch: what must be an error.")
+    reporting.run_cases(check, run, options, console)
+    for verdict in run.verdicts:
+        printed = check.case(verdict.number).printed if verdict.category == cases.DOCUMENTED else None
+        if printed is not None and verdict.passed:
+            page = f"{verdict.case} ({verdict.direction}), from both, as its page has it:\n{printed}"
+            console.print(page, markup=False, highlight=False, soft_wrap=True)
+    return reporting.finish(run, options, console)

@@ -1,0 +1,31 @@
+"""``ms2torch-roi merge``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import STATUSES, CouldNotRunError, arguments, make_console, reporting
+
+HELP = "put the --json reports of all shards of a run together"
+DESCRIPTION = "Put the --json reports of all shards of a run together, as if it had not been split."
+EPILOG = STATUSES.format("merge")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="report of a shard, made by --json")
+    arguments.add_report_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it, and return the exit status."""
+    console = make_console()
+    from ..parity.report import facts
+
+    reporting.check_reports(options, options.files)
+    try:
+        run = facts.merged([facts.read(file) for file in options.files])
+    except (OSError, ValueError) as error:
+        raise CouldNotRunError(str(error)) from error
+    return reporting.finish(run, options, console)

@@ -1,0 +1,63 @@
+"""``ms2torch-roi replay``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from . import STATUSES, CouldNotRunError, arguments, make_console, reporting
+
+HELP = "compare the ports with calls that ms2torch_roi.record has recorded"
+DESCRIPTION = (
+    "Run the port on every recorded call, and compare its output, and its gradient if that was"
+    " recorded, with the recorded ones. The framework that they were recorded in is not needed."
+)
+EPILOG = STATUSES.format("replay")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="recorded calls, or folders of them")
+    parser.add_argument(
+        "--golden", action="store_true", help="replay the calls of every supported MindSpore that come with the package"
+    )
+    parser.add_argument(
+        "--backward-roi-end-mode",
+        type=int,
+        choices=(0, 1),
+        help="of the port to torch: 1 for the gradient that MindSpore has in mode 0 (default: as roi_end_mode)",
+    )
+    arguments.add_run_options(parser)
+    arguments.add_report_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it, and return the exit status."""
+    console = make_console()
+    from ..parity import campaign, operators, report
+
+    if bool(options.paths) == options.golden:
+        raise CouldNotRunError("give files or folders of recorded calls, or --golden")
+    paths = sorted(campaign.GOLDEN.iterdir()) if options.golden else options.paths
+    try:
+        files, others = campaign.recorded_files(paths)
+    except (OSError, ValueError) as error:
+        raise CouldNotRunError(str(error)) from error
+    reporting.check_reports(options, files)
+    replay = campaign.Replay(files, options.backward_roi_end_mode, arguments.tolerance_of(options))
+    versions = operators.versions()
+    run = report.Run(
+        oracle="recording",
+        headline=report.headline("recording", versions),
+        versions=versions,
+        numbers=len(replay),
+        settings={
+            "files": [str(file) for file in files],
+            "backward_roi_end_mode": options.backward_roi_end_mode,
+            "tolerance": dataclasses.asdict(replay.tolerance),
+        },
+        notes=[f"Not compared: {file} is no recorded call." for file in others],
+    )
+    reporting.run_cases(replay, run, options, console)
+    return reporting.finish(run, options, console)

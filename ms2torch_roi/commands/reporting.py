@@ -1,0 +1,114 @@
+"""What ``check``, ``replay`` and ``merge`` share: the progress of a run, and its reports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import FAILED, PASSED, CouldNotRunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..parity import campaign, report, verdicts
+
+# Seconds between two lines on the progress of a run that no terminal shows.
+PROGRESS_SECONDS = 10
+
+_REPORTS = ("json", "junit", "html")
+
+
+def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Namespace, console: Console) -> None:
+    """Run the cases of a campaign that are of this shard, and add what came of them to the run."""
+    from ..parity import campaign, report
+
+    part, parts = options.shard or (1, 1)
+    run.shard = f"{part}/{parts}" if options.shard else None
+    numbers = range(part - 1, len(cases), parts)
+    console.print(run.headline, style="bold", highlight=False, soft_wrap=True)
+    started = time.monotonic()
+    try:
+        for verdicts in _with_progress(campaign.run(cases, numbers, options.workers), len(numbers), console):
+            run.verdicts += verdicts
+    except ImportError as error:
+        raise CouldNotRunError(str(error)) from error
+    except BrokenProcessPool as error:
+        raise CouldNotRunError("a worker process died; --workers 1 may tell at which case") from error
+    first = [(verdict, cases.shrunk(verdict)) for verdict in run.failures[: report.SHOWN_FAILURES]]
+    run.shrunk = [small for verdict, small in first if small != verdict]
+    run.seconds = time.monotonic() - started
+
+
+def _with_progress(
+    results: Iterator[list[verdicts.Verdict]], total: int, console: Console
+) -> Iterator[list[verdicts.Verdict]]:
+    """Pass results on, and show how many there are, how many failed, how fast they come, and when the last will."""
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    columns += (TimeRemainingColumn(),)
+    started = told = time.monotonic()
+    failed = 0
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("comparing", total=total, rate="")
+        for done, verdicts in enumerate(results, 1):
+            yield verdicts
+            failed += sum(not verdict.passed for verdict in verdicts)
+            now = time.monotonic()
+            rate = done / (now - started)
+            progress.update(task, completed=done, rate=f"{rate:,.0f}/s, {failed:,} failed")
+            if not console.is_terminal and now - told > PROGRESS_SECONDS:
+                told = now
+                left = (total - done) / rate
+                print(
+                    f"{done:,} of {total:,} cases, {failed:,} comparisons failed, {rate:,.0f}/s, {left:,.0f} s left",
+                    flush=True,
+                )
+
+
+def check_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) -> None:
+    """Find out before a long run that a report cannot be written after it, or would replace something else."""
+    taken = dict.fromkeys(map(os.path.realpath, inputs), "is read")
+    for name in _REPORTS:
+        file: Path | None = getattr(options, name)
+        if file is None:
+            continue
+        real = os.path.realpath(file)
+        if real in taken:
+            raise CouldNotRunError(f"--{name}: {file} {taken[real]}")
+        taken[real] = f"is what --{name} writes"
+        was_there = file.exists()
+        try:
+            with file.open("a"):
+                pass
+            if not was_there:
+                file.unlink()
+        except OSError as error:
+            raise CouldNotRunError(f"--{name}: {error}") from error
+
+
+def finish(run: report.Run, options: argparse.Namespace, console: Console) -> int:
+    """Print and write the reports, and return the exit status."""
+    from ..parity.report import facts, html, junit, terminal
+
+    terminal.print_run(run, console)
+    found = facts.as_json(run)
+    renderers: dict[str, Callable[[dict[str, Any]], str]] = {
+        "json": lambda found: json.dumps(found, indent=1, allow_nan=False) + "\n",
+        "junit": junit.render,
+        "html": html.render,
+    }
+    for name, render in renderers.items():
+        file: Path | None = getattr(options, name)
+        if file is not None:
+            try:
+                file.write_text(render(found), encoding="utf-8")
+            except OSError as error:
+                raise CouldNotRunError(f"--{name}: {error}") from error
+    return FAILED if run.total.failed else PASSED

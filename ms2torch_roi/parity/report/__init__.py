@@ -1,0 +1,108 @@
+"""What a run found: its verdicts added up. A module for each form that it is shown or kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..verdicts import Verdict
+
+# Failing cases shown in full; the others are counted, and the JSON and HTML files have them all.
+SHOWN_FAILURES = 5
+
+
+@dataclass
+class Total:
+    """Verdicts added up."""
+
+    cases: int = 0
+    failed: int = 0
+    values: int = 0
+    differing: int = 0
+    largest_difference: float = 0.0
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def add(self, verdict: Verdict) -> None:
+        """Count one verdict in."""
+        self.cases += 1
+        self.failed += not verdict.passed
+        self.values += verdict.values
+        self.differing += verdict.differing
+        self.largest_difference = max(self.largest_difference, verdict.largest_difference)
+        for reason, rows in verdict.left_out.items():
+            self.left_out[reason] = self.left_out.get(reason, 0) + rows
+
+
+@dataclass
+class Run:
+    """One run of a campaign: what took part, and what came of it.
+
+    ``oracle`` is what the ports were compared with: ``"frameworks"``, ``"reference"`` or ``"recording"``. ``shard``
+    ``"1/3"`` is the first of three parts of the ``numbers`` cases, and ``settings`` is what all parts have in common.
+    ``notes`` are on what was not compared, and ``shrunk`` are the first random cases that failed, made small.
+    """
+
+    oracle: str
+    headline: str
+    versions: dict[str, str]
+    numbers: int
+    settings: dict[str, Any]
+    seed: int | None = None
+    shard: str | None = None
+    notes: list[str] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    shrunk: list[Verdict] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def failures(self) -> list[Verdict]:
+        """The verdicts that did not pass."""
+        return [verdict for verdict in self.verdicts if not verdict.passed]
+
+    @property
+    def total(self) -> Total:
+        """Everything added up."""
+        return _total(self.verdicts)
+
+    @property
+    def verdict(self) -> str:
+        """``"identical"``, ``"within tolerance"``, ``"different"`` or, without a case, ``"nothing compared"``."""
+        total = self.total
+        if not total.cases:
+            return "nothing compared"
+        return "different" if total.failed else "within tolerance" if total.largest_difference else "identical"
+
+    @property
+    def by_category(self) -> dict[tuple[str, str], Total]:
+        """The verdicts of each direction and category added up, in the order they came.
+
+        Random cases, round trips and workloads are the last of a direction, and sorted.
+        """
+        categories: dict[tuple[str, str], list[Verdict]] = {}
+        for verdict in self.verdicts:
+            categories.setdefault((verdict.direction, verdict.category), []).append(verdict)
+        last = ("random", "round trip", "workload")
+        names = sorted(categories, key=lambda key: key[1] if key[1].startswith(last) else "")
+        return {name: _total(categories[name]) for name in names}
+
+
+def headline(oracle: str, versions: dict[str, str]) -> str:
+    """Return what is compared with what, on what."""
+    ours = f"ms2torch_roi {versions['ms2torch_roi']}"
+    torch = f"torch {versions.get('torch')} and torchvision {versions.get('torchvision')}"
+    numpy = f"NumPy {versions['numpy']}"
+    if oracle == "frameworks":
+        return f"MindSpore {versions['mindspore']}, {torch}, {numpy}, all on CPU, against {ours}"
+    if oracle == "reference":
+        return f"The NumPy reference, WITHOUT MindSpore, against {ours} on {torch} (CPU), {numpy}"
+    runs_on = [torch] if "torch" in versions else []
+    runs_on += [f"MindSpore {versions['mindspore']}"] if "mindspore" in versions else []
+    return f"Recorded calls against {ours} on {', '.join(runs_on)} (CPU), {numpy}"
+
+
+def _total(verdicts: Iterable[Verdict]) -> Total:
+    total = Total()
+    for verdict in verdicts:
+        total.add(verdict)
+    return total

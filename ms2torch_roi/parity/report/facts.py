@@ -1,0 +1,127 @@
+"""A run as facts for machines: what JSON holds of it, read back, and the runs of all shards as one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..recording import calls
+from ..verdicts import Verdict
+from . import SHOWN_FAILURES, Run
+
+FORMAT = 2
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """Return the facts of a run for ``json.dump``: numbers, strings, lists and dicts."""
+    return {
+        "format": FORMAT,
+        "verdict": run.verdict,
+        "headline": run.headline,
+        "oracle": run.oracle,
+        "versions": run.versions,
+        "devices": {name: "CPU" for name in ("torch", "mindspore") if name in run.versions},
+        "seed": run.seed,
+        "settings": run.settings,
+        "numbers": run.numbers,
+        "shard": run.shard,
+        "notes": run.notes,
+        "seconds": round(run.seconds, 3),
+        "total": _plain(asdict(run.total)),
+        "categories": [
+            {"direction": direction, "category": category, **_plain(asdict(total))}
+            for (direction, category), total in run.by_category.items()
+        ],
+        "cases": [_case_as_json(verdict) for verdict in run.verdicts],
+        "shrunk": [_case_as_json(verdict) for verdict in run.shrunk],
+    }
+
+
+def _case_as_json(verdict: Verdict) -> dict[str, Any]:
+    heat_map = [[_number(value) for value in row] for row in verdict.heat_map]
+    return _plain({**asdict(verdict), "heat_map": heat_map, "passed": verdict.passed})
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    return facts | {"largest_difference": _number(facts["largest_difference"])}
+
+
+def _number(value: float) -> float | str:
+    """Replace an infinite difference, which JSON has no number for, by a string."""
+    return "infinite" if math.isinf(value) else value
+
+
+def read(file: Path) -> Run:
+    """Read the run of a file that holds what ``as_json`` made.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else, or another format.
+    """
+    try:
+        calls.check_is_file(file)
+        return from_json(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: not a report of ms2torch-roi: {type(error).__name__}: {error}") from error
+
+
+def from_json(facts: dict[str, Any]) -> Run:
+    """Return the run of what ``as_json`` made."""
+    if facts["format"] != FORMAT:
+        raise ValueError(f"its format is {facts['format']!r}; this version of ms2torch_roi reads {FORMAT}")
+    names = ("oracle", "headline", "versions", "numbers", "settings", "seed", "shard", "notes", "seconds")
+    verdicts = {name: [_case_from_json(case) for case in facts[name]] for name in ("cases", "shrunk")}
+    return Run(**{name: facts[name] for name in names}, verdicts=verdicts["cases"], shrunk=verdicts["shrunk"])
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _case_from_json(case: dict[str, Any]) -> Verdict:
+    known = {field.name: case[field.name] for field in fields(Verdict)}
+    for name, default in vars(Verdict("", "", "")).items():
+        if name != "largest_difference" and not isinstance(known[name], type(default)):
+            raise ValueError(f"{name} of a case is {known[name]!r}")
+    heat_map = [[_float(value) for value in row] for row in case["heat_map"]]
+    return Verdict(**{**known, "heat_map": heat_map, "largest_difference": _float(case["largest_difference"])})
+
+
+def _float(number: float | str) -> float:
+    return math.inf if number == "infinite" else float(number)
+
+
+def merged(parts: Sequence[Run]) -> Run:
+    """Return the run that the shards of one campaign add up to.
+
+    Raises:
+        ValueError: they are not all of the shards of one campaign.
+    """
+    first = parts[0]
+    for part in parts:
+        for name in ("headline", "versions", "numbers", "settings", "seed"):
+            ours, theirs = getattr(first, name), getattr(part, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"the shards are not of one campaign: {name} is {ours!r} in one and {theirs!r} in another"
+                )
+    if any(part.shard is None for part in parts):
+        raise ValueError("a report is of a whole run, not of a shard: there is nothing to merge it with")
+    shards = sorted(str(part.shard) for part in parts)
+    count = int(shards[0].partition("/")[2])
+    # A report may say any number: no list is made of so many.
+    if len(shards) != count or shards != sorted(f"{i}/{count}" for i in range(1, count + 1)):
+        raise ValueError(f"expected each of the shards 1/{count} to {count}/{count} once, got {', '.join(shards)}")
+    every = sorted((verdict for part in parts for verdict in part.verdicts), key=lambda verdict: verdict.number)
+    numbers = {verdict.number for verdict in every}
+    if len(numbers) != first.numbers or any(not 0 <= number < first.numbers for number in numbers):
+        raise ValueError(f"the shards do not hold all of the {first.numbers} cases")
+    run = replace(first, shard=None, verdicts=every, seconds=sum(part.seconds for part in parts))
+    shown = {(verdict.number, verdict.category) for verdict in run.failures[:SHOWN_FAILURES]}
+    small = sorted((verdict for part in parts for verdict in part.shrunk), key=lambda verdict: verdict.number)
+    run.shrunk = [verdict for verdict in small if (verdict.number, verdict.category) in shown]
+    return run
