@@ -324,16 +324,18 @@ def other_rules(count: int) -> list[rules.Rule]:
         rules.Rule(
             start=one_of(0, 1),
             end=one_of(0, 1),
+            scales_end_apart=one_of(True, False),
             moved=one_of((), (0.5,), (0.3, 0.1)),
             smallest=one_of(None, 1),
             enlarges_nan=one_of(True, False),
-            index=one_of("round", "trunc"),
+            index=one_of("round", "trunc", "ceil", "floor"),
             grid=one_of("floor", "ceil"),
             smallest_count=one_of(None, 1, 3),
+            border=one_of("[-1, n]", "[-1, n)", "(-1, n)", "[0, n)"),
             rounds_lengths=one_of(True, False),
             outside_adds_0=one_of(True, False),
             refuses_negative_grids=False,
-            skips=one_of("near 0", "not finite"),
+            skips=one_of("near 0", "not finite", None),
         )
         for _ in range(count)
     ]

@@ -301,7 +301,7 @@ def _inside(start, bin_size, p, grid, border, memory):
     while entering < high:
         middle = (entering + high) // 2
         at = _position(start, bin_size, p, middle, grid, memory)
-        if not (at < -1 if rising else at > border):
+        if not (at < border[0] if rising else at > border[1]):
             high = middle
         else:
             entering = middle + 1
@@ -309,7 +309,7 @@ def _inside(start, bin_size, p, grid, border, memory):
     while leaving < high:
         middle = (leaving + high) // 2
         at = _position(start, bin_size, p, middle, grid, memory)
-        if not (at <= border if rising else at >= -1):
+        if not (at <= border[1] if rising else at >= border[0]):
             high = middle
         else:
             leaving = middle + 1
@@ -516,7 +516,7 @@ def _compiled(memory: np.dtype[Any], *arguments: str) -> Callable[..., Any]:
         "bin_size": array(number, 2),
         "grid": array(types.int64, 2),
         "divisors": array(number, 1),
-        "border": array(number, 1),
+        "border": array(number, 2),
         "outside_adds_0": types.bool_,
         "rows": array(types.int64, 1),
         "output": array(value, 4, "C", readonly=False),

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import rules
-from .rules import FeatureBoxes, is_finite
+from .rules import FeatureBoxes, Rule, is_finite
 
 Array = Any  # an array of the namespace ``xp``
 NDArray = npt.NDArray[Any]
@@ -78,40 +78,45 @@ def torchvision_calls(
 
 
 def torchvision_call_of_all(
-    xp: Any, rois: Array, images: int, spatial_scale: float, roi_end_mode: int
-) -> tuple[Array, Array]:
-    """Encode (K, 5) rois of MindSpore as the boxes of one torchvision call, without a look at their values.
+    xp: Any, rois: Array, images: int, spatial_scale: float, rule: Rule
+) -> tuple[Array, Array, bool]:
+    """Encode (K, 5) rois as the boxes of one torchvision call with the samples of a rule, without a look at values.
 
-    The call is ``roi_align(features, boxes, pooled, 1.0, sample_num, aligned=roi_end_mode == 1)``. In mode 0 it has the
-    samples of MindSpore. In mode 1 adding 0.5 can cost a coordinate its last digits: between -0.25 and 0.5, and in the
-    half cell below a power of two. Whole cells and the order of coordinates are kept, so that a box within the image
-    stays there, with all its samples.
+    The call is ``roi_align(features, boxes, pooled, 1.0, sample_num, aligned)``. Where the rule enlarges small boxes
+    to one cell it is not aligned, and has the very samples. Otherwise it is, and adding 0.5 can cost a coordinate its
+    last digits: between -0.25 and 0.5, and in the half cell below a power of two. Whole cells and the order of
+    coordinates are kept, so that a box within the image stays there, with all its samples.
 
-    Rows that pool to 0 lie outside the image, and an index that MindSpore refuses becomes -1.
+    Rows that pool to 0 lie outside the image, and an index that the rule refuses becomes -1. A sample on a border that
+    is outside for the rule, and not for torchvision, is inside.
 
     Args:
         xp: torch.
         rois: (K, 5), in image pixels.
         images: N.
-        spatial_scale: as MindSpore's.
-        roi_end_mode: as MindSpore's.
+        spatial_scale: cells per pixel.
+        rule: any of MindSpore's.
 
     Returns:
-        (K, 5) boxes, and a bool without dimensions: MindSpore takes every index. torchvision checks that on a CPU only.
+        (K, 5) boxes; a bool without dimensions, that the rule takes every index, which torchvision checks on a CPU
+        only; and ``aligned``.
     """
-    rule = rules.MINDSPORE[roi_end_mode]
     has_image = rules.has_image(xp, rule, rois[:, :1], images)
     boxes, size = rules.feature_boxes(xp, rule, rois, spatial_scale)
+    aligned = rule.smallest != 1
     if rule.smallest is not None:
-        boxes = boxes_to_enlarge(xp, boxes, size)
-        size = boxes[:, 3:] - boxes[:, 1:3]
+        end = _enlarged_end(xp, boxes, size, size if aligned else 0.5)
+        boxes = xp.concatenate((boxes[:, :3], end), 1)
+        size = end - boxes[:, 1:3]
     # 0 times what is not finite is NaN, which a sum keeps everywhere, and a maximum does not in ONNX Runtime.
-    pool_to_0 = ((size * 0).sum(1) != 0) | rules.near_0(xp, rois)
-    if roi_end_mode == 1:
+    pool_to_0 = (size * 0).sum(1) != 0
+    if rule.skips == "near 0":
+        pool_to_0 = pool_to_0 | rules.near_0(xp, rois)
+    if aligned:
         boxes[:, 1:].add_(0.5)
     boxes[:, 1:].masked_fill_(pool_to_0[:, None], -4)
     boxes[:, :1].masked_fill_(~has_image, -1)
-    return boxes, has_image.all()
+    return boxes, has_image.all(), aligned
 
 
 class MindSporeCall(NamedTuple):

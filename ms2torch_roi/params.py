@@ -29,6 +29,9 @@ _SAMPLES_OF_A_GIB = 2**24
 
 Value = TypeVar("Value")
 
+# Which devices' rules there are, and how many modes each has; ``rules.DEVICES`` has the rules themselves.
+MODES = {"cpu": 2, "gpu": 2, "ascend-static": 4, "ascend-dynamic": 4, "ascend-950": 4}
+
 # What each operator calls its two inputs, and raises when one has another shape.
 _INPUTS = {
     "ROIAlign": (("features", ValueError), ("rois", ValueError)),
@@ -43,12 +46,14 @@ def check_mindspore_arguments(
     sample_num: int,
     roi_end_mode: int,
     backward_roi_end_mode: int | None = None,
+    rule: str = "cpu",
+    backward_rule: str | None = None,
 ) -> None:
-    """Validate the constructor arguments of ``mindspore.ops.ROIAlign``.
+    """Validate the constructor arguments of ``mindspore.ops.ROIAlign``, and those that only its port has.
 
     Raises:
         TypeError: an argument is not of the type that MindSpore takes.
-        ValueError: ``roi_end_mode`` is neither 0 nor 1.
+        ValueError: a rule that is not known, or a mode that it does not have; MindSpore has 0 and 1.
         RuntimeError: a pooled size below 1, or more samples for each box than can be pooled in reason. MindSpore
             raises it too, but only when the operator is called, and only for more than 32 bits can count.
     """
@@ -59,16 +64,32 @@ def check_mindspore_arguments(
         ("sample_num", sample_num, int),
         ("roi_end_mode", roi_end_mode, int),
         *([] if backward_roi_end_mode is None else [("backward_roi_end_mode", backward_roi_end_mode, int)]),
+        ("rule", rule, str),
+        *([] if backward_rule is None else [("backward_rule", backward_rule, str)]),
     ):
         if not isinstance(value, wanted) or isinstance(value, bool):
             got = f"{value!r} ({type(value).__name__})"
             hint = _hint_of_calls(pooled_height, list | tuple) or _hint_of_calls(pooled_width, float)
             raise TypeError(f"ROIAlign: {name} must be of type {wanted.__name__}, got {got}{hint}")
-    if roi_end_mode not in (0, 1):
-        raise ValueError(f"ROIAlign: roi_end_mode must be 0 or 1, got {roi_end_mode}")
-    if backward_roi_end_mode not in (None, 0, 1):
-        raise ValueError(f"ROIAlign: backward_roi_end_mode must be None, 0 or 1, got {backward_roi_end_mode}")
+    _check_mode("rule", rule, "roi_end_mode", roi_end_mode)
+    if backward_rule is not None or backward_roi_end_mode is not None:
+        of_gradient = ("backward_roi_end_mode", 1 if backward_roi_end_mode is None else backward_roi_end_mode)
+        if backward_rule is None:
+            _check_mode("rule", rule, *of_gradient)
+        else:
+            _check_mode("backward_rule", backward_rule, *of_gradient)
     check_pooled_size(pooled_height, pooled_width, sample_num, "ROIAlign")
+
+
+def _check_mode(name_of_rule: str, rule: str, name: str, mode: int) -> None:
+    if rule not in MODES:
+        allowed = ", ".join(map(repr, MODES))
+        raise ValueError(f"ROIAlign: {name_of_rule} must be one of {allowed}, got {rule!r}")
+    if not 0 <= mode < MODES[rule]:
+        got = f"{name} must be {'0 or 1' if MODES[rule] == 2 else '0, 1, 2 or 3'}, got {mode}"
+        kernels = ", ".join(repr(other) for other, modes in MODES.items() if modes > MODES[rule])
+        hint = f"; modes 2 and 3 are those of Ascend's kernels: rule = {kernels}" if mode in (2, 3) else ""
+        raise ValueError(f"ROIAlign: {got} with {name_of_rule}={rule!r}{hint}")
 
 
 def torchvision_arguments(

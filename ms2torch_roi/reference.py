@@ -25,6 +25,7 @@ def ms_roi_align(
     spatial_scale: float,
     sample_num: int = 2,
     roi_end_mode: int = 1,
+    rule: str = "cpu",
 ) -> NDArray:
     """Compute ``mindspore.ops.ROIAlign(pooled_height, ..., roi_end_mode)(features, rois)``.
 
@@ -37,6 +38,7 @@ def ms_roi_align(
         spatial_scale: feature cells per image pixel.
         sample_num: samples along each axis of a bin; with 0 or less, ``floor(size / pooled)``.
         roi_end_mode: 1 to count the pixel of ``x2, y2`` in; 0 not to, and to enlarge boxes to one cell.
+        rule: the device, as for :class:`ms2torch_roi.ROIAlign`.
 
     Returns:
         (K, C, pooled_height, pooled_width) in the dtype of ``features``. Rows that MindSpore leaves unwritten
@@ -50,19 +52,21 @@ def ms_roi_align(
     >>> ms_roi_align(features, rois, 1, 2, 1.0, roi_end_mode=0)
     array([[[[3.625, 1.875]]]], dtype=float32)
     """
-    params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
+    params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode, rule=rule)
+    named = rules.DEVICES[rule][roi_end_mode]
     dtype = _compute_dtype({"features": features, "rois": rois})
+    if dtype == np.float16 and named.dtype is not None:
+        dtype = np.dtype(named.dtype)
     pooled = (pooled_height, pooled_width)
     params.check_shapes("ROIAlign", features.shape, rois.shape)
     params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled, sample_num)
     rois = rois.astype(dtype)
-    rule = rules.MINDSPORE[roi_end_mode]
-    in_range = rules.has_image(np, rule, rois[:, 0], features.shape[0])
+    in_range = rules.has_image(np, named, rois[:, 0], features.shape[0])
     params.check_index(rois[:, 0], in_range, features.shape[0], "rois")
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        samples = rules.place(rule, rois, spatial_scale, pooled, sample_num, features.shape[2:])
+        samples = rules.place(named, rois, spatial_scale, pooled, sample_num, features.shape[2:])
         if sample_num <= 0:
-            rules.check_grids("ROIAlign", rule, samples, pooled, features.shape)
+            rules.check_grids("ROIAlign", named, samples, pooled, features.shape)
         return sampling.pool(features.astype(dtype), samples, pooled).astype(features.dtype)
 
 

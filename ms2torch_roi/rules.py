@@ -8,6 +8,7 @@ From there on the kernels do the same arithmetic, whatever the rule (``sampling.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -34,34 +35,40 @@ class Rule:
     Attributes:
         start: pixels added to x1 and y1.
         end: pixels added to x2 and y2.
+        scales_end_apart: whether ``end`` is scaled before it is added, which rounds otherwise: ``x2 * s + end * s``.
         moved: cells subtracted from the corners once they are scaled, one after the other.
         smallest: the size in cells that boxes below it are enlarged to; None to leave them.
         enlarges_nan: whether a size that is NaN counts as too small.
-        index: how an image index is made a whole number: to the nearest one, or toward 0.
+        index: how an image index is made a whole number: to the nearest one, toward 0, down or up.
         grid: how the number of samples of an adaptive grid is rounded: ``floor(size / pooled)`` or ``ceil``.
         smallest_count: the smallest divisor of the average, 1 to make 0 of a bin without samples; None for none, to
             make NaN of it (0 / 0).
+        border: the coordinates that are not outside an image of ``n`` cells, as an interval.
         rounds_lengths: whether the height and the width of the features, which are the last coordinates inside, and the
             two factors of the divisor are rounded to the dtype of the computation.
         outside_adds_0: whether a sample outside adds 0 times the first pixel of the image, NaN if that is not finite,
             rather than nothing.
         refuses_negative_grids: whether a box that is inverted along one axis, of an adaptive grid, is an error.
         skips: which rows have no result: those whose x1 and x2 are both nearer to 0 than 0.001, or those whose start or
-            size is not finite.
+            size is not finite; None for none.
+        dtype: what the computation runs in, if not in the dtype of the tensors.
     """
 
     start: int = 0
     end: int = 0
+    scales_end_apart: bool = False
     moved: tuple[float, ...] = ()
     smallest: int | None
     enlarges_nan: bool
-    index: Literal["round", "trunc"]
+    index: Literal["round", "trunc", "floor", "ceil"]
     grid: Literal["floor", "ceil"]
     smallest_count: int | None
+    border: Literal["[-1, n]", "[-1, n)", "(-1, n)", "[0, n)"] = "[-1, n]"
     rounds_lengths: bool
     outside_adds_0: bool
     refuses_negative_grids: bool
-    skips: Literal["near 0", "not finite"]
+    skips: Literal["near 0", "not finite"] | None
+    dtype: str | None = None
 
 
 def _mindspore(**fields: Any) -> Rule:
@@ -92,11 +99,76 @@ def _torchvision(**fields: Any) -> Rule:
     )
 
 
+def _ascend(**fields: Any) -> Rule:
+    return Rule(
+        **fields,
+        enlarges_nan=True,
+        grid="ceil",
+        rounds_lengths=True,
+        outside_adds_0=False,
+        refuses_negative_grids=False,
+        skips=None,
+    )
+
+
 # MindSpore's CPU operator, by roi_end_mode.
 MINDSPORE = (_mindspore(smallest=1), _mindspore(end=1, smallest=None))
 
 # torchvision's CPU operator, by aligned.
 TORCHVISION = (_torchvision(smallest=1), _torchvision(moved=(0.5,), smallest=None))
+
+
+def _ascend_static() -> tuple[Rule, ...]:
+    # With an adaptive grid, a box without a size is divided by 0 on the device, with any result: here it is NaN.
+    kernel = functools.partial(_ascend, index="ceil", border="[-1, n)", smallest_count=None)
+    other_kernel = _ascend(moved=(0.5,), smallest=None, index="round", smallest_count=1)
+    return kernel(smallest=1), kernel(end=1, smallest=0), other_kernel, other_kernel
+
+
+def _ascend_static_gradient() -> tuple[Rule, ...]:
+    kernel = functools.partial(_ascend, index="floor", smallest_count=1)
+    moved = kernel(moved=(0.5,), smallest=None)
+    return kernel(smallest=1), kernel(end=1, smallest=0), moved, moved
+
+
+def _ascend_dynamic(*, starts_at: int = 0, scales_end_apart: bool = True, index: str = "floor") -> tuple[Rule, ...]:
+    kernel = functools.partial(_ascend, index=index, smallest_count=1, dtype="float32")
+    moved = kernel(moved=(0.5,), smallest=None)
+    mode_1 = kernel(start=starts_at, end=1, scales_end_apart=scales_end_apart, smallest=1)
+    return kernel(smallest=1), mode_1, moved, moved
+
+
+# What MindSpore's operator computes on a device, by roi_end_mode. MAPPING.md has the evidence. Modes 2 and 3, which
+# MindSpore itself does not accept, are what other libraries ask Ascend's kernels for when aligned.
+DEVICES = {
+    "cpu": MINDSPORE,
+    "gpu": MINDSPORE,
+    "ascend-static": _ascend_static(),
+    "ascend-dynamic": _ascend_dynamic(),
+    "ascend-950": _ascend_dynamic(starts_at=1, scales_end_apart=False, index="trunc"),
+}
+
+# What the kernel of its gradient computes there, by the mode of the gradient; MindSpore asks all of them for mode 1.
+GRADIENTS = DEVICES | {
+    "ascend-static": _ascend_static_gradient(),
+    "ascend-950": _ascend_dynamic(index="trunc"),
+}
+
+# All of them by a name of text: ``"cpu, mode 1"``, ``"cpu, gradient of mode 1"``.
+NAMED = {
+    f"{device}, {what}mode {mode}": rule
+    for what, rules_of_devices in (("", DEVICES), ("gradient of ", GRADIENTS))
+    for device, of_modes in rules_of_devices.items()
+    for mode, rule in enumerate(of_modes)
+}
+
+
+def names(device: str, mode: int, backward_device: str | None, backward_mode: int | None) -> tuple[str, str]:
+    """Return the names of a device's rule, and of the one for the gradient: the same, unless another is asked for."""
+    rule = f"{device}, mode {mode}"
+    if backward_device is None and backward_mode is None:
+        return rule, rule
+    return rule, f"{backward_device or device}, gradient of mode {1 if backward_mode is None else backward_mode}"
 
 
 def feature_boxes(xp: Any, rule: Rule, rois: Array, spatial_scale: float) -> FeatureBoxes:
@@ -106,10 +178,15 @@ def feature_boxes(xp: Any, rule: Rule, rois: Array, spatial_scale: float) -> Fea
     """
     scale = _scale_like(xp, rois, spatial_scale)
     corners = rois[:, 1:]
-    if rule.start or rule.end:
+    added_to_end = 0 if rule.scales_end_apart else rule.end
+    if rule.start or added_to_end:
         start, end = rois[:, 1:3], rois[:, 3:]
-        corners = xp.concatenate((start + rule.start if rule.start else start, end + rule.end if rule.end else end), 1)
+        corners = xp.concatenate(
+            (start + rule.start if rule.start else start, end + added_to_end if added_to_end else end), 1
+        )
     corners = corners * scale
+    if rule.scales_end_apart:
+        corners = xp.concatenate((corners[:, :2], corners[:, 2:] + scale * rule.end), 1)
     for cells in rule.moved:
         corners = corners - cells
     size = corners[:, 2:] - corners[:, :2]
@@ -123,8 +200,8 @@ def feature_boxes(xp: Any, rule: Rule, rois: Array, spatial_scale: float) -> Fea
 
 def whole_index(xp: Any, rule: Rule, index: Array) -> Array:
     """Make whole numbers of image indices, as they stand in the rois."""
-    if rule.index == "trunc":
-        return xp.trunc(index)
+    if rule.index != "round":
+        return getattr(xp, rule.index)(index)
     rounded = (xp.asarray(_number(xp, index), dtype=xp.float32) + 7e-5).round()
     return xp.asarray(rounded, dtype=index.dtype)
 
@@ -132,9 +209,12 @@ def whole_index(xp: Any, rule: Rule, index: Array) -> Array:
 def has_image(xp: Any, rule: Rule, index: Array, images: int) -> Array:
     """Return bool: the indices, as they stand in the rois, that the library takes.
 
-    One that is rounded must be in ``[0, images - 1]`` before, where NaN counts as 0; one that is truncated, afterwards.
+    One that is rounded must be in ``[0, images - 1]`` before, where NaN counts as 0; others must be at least 0 before
+    they are rounded down, or afterwards.
     """
-    if rule.index == "trunc":
+    if rule.index == "ceil":
+        return xp.logical_and(index > -1, index <= images - 1)
+    if rule.index != "round":
         return xp.logical_and(index >= 0, index < images)
     number = _number(xp, index)
     return xp.logical_and(number >= 0, number <= images - 1)
@@ -158,6 +238,8 @@ def boxes_of_images(xp: Any, boxes: Sequence[Array]) -> Array:
 
 def skipped_rows(rule: Rule, rois: NDArray, boxes: FeatureBoxes) -> NDArray:
     """Return (K,) bool: the rows that have no result, and pool to 0."""
+    if rule.skips is None:
+        return np.zeros(len(rois), bool)
     skipped: NDArray = near_0(np, rois) if rule.skips == "near 0" else ~is_finite(np, *boxes)
     return skipped
 
@@ -176,7 +258,7 @@ class Samples(NamedTuple):
         bin_size: (K, 2), in cells.
         grid: (K, 2) ints, the samples in a bin; none if one is 0 or less.
         divisor: (K,), what their sum is divided by.
-        border: (2,), the last coordinates that are not outside the image; the first ones are -1.
+        border: (2, 2), along each axis the first and the last coordinate that are not outside the image.
         outside_adds_0: as :class:`Rule` has it.
     """
 
@@ -226,7 +308,7 @@ def place(
         bin_size=sizes / np.asarray(pooled[::-1], dtype),
         grid=grid,
         divisor=divisors(rule, grid, dtype),
-        border=np.array([last_coordinate(rule, length, dtype) for length in reversed(size)], dtype),
+        border=np.array([coordinates_inside(rule, length, dtype) for length in reversed(size)], dtype),
         outside_adds_0=rule.outside_adds_0,
     )
 
@@ -304,16 +386,19 @@ def divisors(rule: Rule, grid: NDArray, dtype: np.dtype[Any]) -> NDArray:
     return count if rule.smallest_count is None else np.maximum(count, dtype.type(rule.smallest_count))
 
 
-def last_coordinate(rule: Rule, length: int, dtype: np.dtype[Any]) -> float:
-    """Return the last coordinate that is not outside an image of so many cells.
+def coordinates_inside(rule: Rule, length: int, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return the first and the last coordinate of ``dtype`` that are not outside an image of so many cells.
 
-    It is the length rounded to ``dtype``, or the largest number of ``dtype`` up to it. In float16 a length above 2048
-    may round up, and a sample on that value is inside for some libraries only.
+    The last is the length rounded to ``dtype``, or the largest number of ``dtype`` up to it, or below it. In float16 a
+    length above 2048 may round up, and a sample on that value is inside for some libraries only.
     """
-    rounded = np.asarray(length, dtype)
-    if rule.rounds_lengths or float(rounded) <= length:
-        return float(rounded)
-    return float(np.nextafter(rounded, dtype.type(0)))
+    zero, first, last = dtype.type(0), dtype.type(0 if "0" in rule.border else -1), np.asarray(length, dtype)
+    if rule.border.startswith("("):
+        first = np.nextafter(first, zero)
+    is_after = not rule.rounds_lengths and float(last) > length
+    if is_after or (rule.border.endswith(")") and float(last) >= length):
+        last = np.nextafter(last, zero)
+    return float(first), float(last)
 
 
 def rounds_alike(dtype: np.dtype[Any], *lengths: int) -> bool:

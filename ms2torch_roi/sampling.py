@@ -83,8 +83,9 @@ def sample_positions(start: Any, bin_size: Any, grid: int, bins: int) -> NDArray
 
 
 def inside_image(positions: NDArray, border: Any) -> NDArray:
-    """Return bool: the positions along one axis that are not outside an image whose last coordinate is ``border``."""
-    inside: NDArray = (positions >= -1) & (positions <= border)
+    """Return bool: the positions along one axis that are not outside an image, ``border`` its first and last ones."""
+    first, last = border
+    inside: NDArray = (positions >= first) & (positions <= last)
     return inside
 
 

@@ -27,7 +27,7 @@ INSTALL = "pip install "
 # A port that leaves the mode out, in every process that finds this on its path.
 BROKEN = """
 from ms2torch_roi import rules
-rules.MINDSPORE = (rules.MINDSPORE[0],) * 2
+rules.NAMED["cpu, mode 1"] = rules.NAMED["cpu, mode 0"]
 """
 
 

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ms2torch_roi import ROIAlign, engine
+from ms2torch_roi import ROIAlign, engine, rules
 from ms2torch_roi.parity import cases, operators
 from ms2torch_roi.torch import cpu, operator, torchvision
 
@@ -55,7 +55,8 @@ def nothing_compiled():
 @every_dtype
 def test_opcheck(dtype, mode, sample_num, requires_grad):
     features, rois = FEATURES.to(dtype, copy=True).requires_grad_(requires_grad), LARGE_ROIS[:4].to(dtype)
-    torch.library.opcheck(operator.roi_align, (features, rois, 3, 2, 0.25, sample_num, mode, 1 - mode))
+    names = rules.names("cpu", mode, "cpu", 1 - mode)
+    torch.library.opcheck(operator.roi_align, (features, rois, 3, 2, 0.25, sample_num, *names))
 
 
 @fixed_and_adaptive
@@ -63,12 +64,12 @@ def test_opcheck(dtype, mode, sample_num, requires_grad):
 @every_dtype
 def test_opcheck_of_the_gradient(dtype, mode, sample_num):
     of_output = torch.ones(4, 5, 3, 2, dtype=dtype)
-    arguments = (of_output, LARGE_ROIS[:4].to(dtype), 2, 20, 30, 3, 2, 0.25, sample_num, mode)
+    arguments = (of_output, LARGE_ROIS[:4].to(dtype), 2, 20, 30, 3, 2, 0.25, sample_num, f"cpu, mode {mode}")
     torch.library.opcheck(operator.roi_align_backward, arguments)
 
 
 def test_opcheck_of_the_index_of_a_batch():
-    torch.library.opcheck(torch.ops.ms2torch_roi.whole_index.default, (ROIS[:4, 0].reshape(2, 2), 2))
+    torch.library.opcheck(torch.ops.ms2torch_roi.whole_index.default, (ROIS[:4, 0].reshape(2, 2), 2, "cpu, mode 1"))
 
 
 # Compiled.

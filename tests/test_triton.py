@@ -123,21 +123,23 @@ def all_rules(count):
     fields = {
         "start": [0, 1],
         "end": [0, 1],
+        "scales_end_apart": [True, False],
         "moved": [(), (0.5,), (0.3, 0.1)],
         "smallest": [None, 1, 0],
         "enlarges_nan": [True, False],
-        "index": ["round", "trunc"],
+        "index": ["round", "trunc", "ceil", "floor"],
         "grid": ["floor", "ceil"],
         "smallest_count": [None, 1, 3],
+        "border": ["[-1, n]", "[-1, n)", "(-1, n)", "[0, n)"],
         "rounds_lengths": [True, False],
         "outside_adds_0": [True, False],
         "refuses_negative_grids": [True, False],
-        "skips": ["near 0", "not finite"],
+        "skips": ["near 0", "not finite", None],
     }
     rng = random.Random(0)
     columns = {name: rng.sample((values * count)[:count], count) for name, values in fields.items()}
     others = [rules.Rule(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
-    return [*rules.MINDSPORE, *rules.TORCHVISION, *others]
+    return [*dict.fromkeys(rules.NAMED.values()), *rules.TORCHVISION, *others]
 
 
 RULES = all_rules(12)

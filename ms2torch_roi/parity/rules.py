@@ -60,6 +60,11 @@ class Rule(rules.Rule):
         return sampling.gradient(output_gradient.astype(self.dtype), samples, case.features.shape)
 
 
+def in_dtype(rule: rules.Rule, dtype: str) -> Rule:
+    """Return a rule for tensors of a dtype, which are computed in it if the rule does not say otherwise."""
+    return Rule(**{**vars(rule), "dtype": dtype if rule.dtype is None or dtype == "float64" else rule.dtype})
+
+
 def pool(samples: Samples, features: NDArray, pooled: tuple[int, int]) -> NDArray:
     """Pool samples of whatever dtype, and return the dtype of the features."""
     dtype = samples.start.dtype
@@ -147,7 +152,7 @@ def rules_by_name(case: Case) -> dict[str, Rule]:
     else:
         name, of_library, asked = "aligned", TORCHVISION, case.arguments["aligned"]
     return {
-        f"{name}={setting}": Rule(**vars(of_library[setting]), dtype=str(case.dtype))
+        f"{name}={setting}": in_dtype(of_library[setting], str(case.dtype))
         for setting in (asked, type(asked)(not asked))
     }
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 import torch.fx
 
-from .. import arrays, params
+from .. import arrays, params, rules
 from . import operator, torchvision
 from .batches import refuse_forward_mode
 
@@ -39,6 +39,16 @@ class ROIAlign(torch.nn.Module):
         backward_roi_end_mode: the mode whose gradient ``features`` get; None for ``roi_end_mode``, the true gradient.
             MindSpore's own gradient of mode 0 is that of mode 1. If the losses of a port agree at the first step and
             diverge from the second, this is why: 1 trains as MindSpore does.
+        rule: what MindSpore's operator computes on a device: ``"cpu"``, ``"gpu"``, which is the same, or
+            ``"ascend-static"``, ``"ascend-dynamic"`` and, from one source only, ``"ascend-950"``, which are different
+            kernels for Ascend. MAPPING.md has what they are, the evidence, and which one a model was probably trained
+            with; ``ms2torch-roi identify`` finds out from recorded calls. They sample the very places, in this module's
+            order of sums; a device differs in the last digits. With them ``roi_end_mode`` may be 2 or 3, which
+            MindSpore refuses and other libraries use: both are torchvision's ``aligned=True`` but for the border and
+            the index.
+        backward_rule: the device whose kernel for the gradient, of mode 1 unless ``backward_roi_end_mode`` says
+            otherwise, is reproduced; None for the gradient of what is computed, or the device of ``rule`` if
+            ``backward_roi_end_mode`` is given. On Ascend it need not be the kernel that ``rule`` names.
 
     Shape:
         ``features`` (N, C, H, W) and ``rois`` (K, 5), rows of ``(index, x1, y1, x2, y2)`` with the coordinates in
@@ -75,8 +85,8 @@ class ROIAlign(torch.nn.Module):
     Raises:
         TypeError: at construction, an argument that is not an int (``spatial_scale``: a float); in a call, inputs
             that are not such arrays, or of another dtype.
-        ValueError: a mode neither 0 nor 1; in a call, another shape, inputs on different devices, or DTensors that are
-            placed otherwise.
+        ValueError: another rule, or a mode that it does not have; in a call, another shape, inputs on different
+            devices, or DTensors that are placed otherwise.
         RuntimeError: a pooled size below 1; in a call, an image index outside ``[0, N - 1]`` (on an accelerator a
             device-side assertion, as of torch's own indexing), more samples than can be pooled in 12
             minutes, or in a box than 4 GiB hold, by an estimate; an adaptive grid in what is exported or traced.
@@ -101,10 +111,19 @@ class ROIAlign(torch.nn.Module):
         sample_num: int = 2,
         roi_end_mode: int = 1,
         backward_roi_end_mode: int | None = None,
+        rule: str = "cpu",
+        backward_rule: str | None = None,
     ) -> None:
         super().__init__()
         params.check_mindspore_arguments(
-            pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode, backward_roi_end_mode
+            pooled_height,
+            pooled_width,
+            spatial_scale,
+            sample_num,
+            roi_end_mode,
+            backward_roi_end_mode,
+            rule,
+            backward_rule,
         )
         self.pooled_height = pooled_height
         self.pooled_width = pooled_width
@@ -112,12 +131,18 @@ class ROIAlign(torch.nn.Module):
         self.sample_num = sample_num
         self.roi_end_mode = roi_end_mode
         self.backward_roi_end_mode = backward_roi_end_mode
+        self.rule = rule
+        self.backward_rule = backward_rule
 
     def extra_repr(self) -> str:
         names = ["pooled_height", "pooled_width", "spatial_scale", "sample_num", "roi_end_mode"]
         if self.backward_roi_end_mode is not None:
             names.append("backward_roi_end_mode")
-        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        if self.rule != "cpu":
+            names.append("rule")
+        if self.backward_rule is not None:
+            names.append("backward_rule")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def forward(self, features: Any, rois: Any) -> Any:
         return _roi_align(
@@ -127,8 +152,7 @@ class ROIAlign(torch.nn.Module):
             self.pooled_width,
             self.spatial_scale,
             self.sample_num,
-            self.roi_end_mode,
-            self.backward_roi_end_mode,
+            *rules.names(self.rule, self.roi_end_mode, self.backward_rule, self.backward_roi_end_mode),
         )
 
 
@@ -141,12 +165,11 @@ def _roi_align(
     pooled_width: int,
     spatial_scale: float,
     sample_num: int,
-    roi_end_mode: int,
-    backward_roi_end_mode: int | None,
+    rule: str,
+    backward_rule: str,
 ) -> Any:
-    """Compute ``ROIAlign(pooled_height, ...)(features, rois)``."""
-    backward_mode = roi_end_mode if backward_roi_end_mode is None else backward_roi_end_mode
-    arguments = (pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode, backward_mode)
+    """Compute ``ROIAlign(pooled_height, ...)(features, rois)``, with rules of ``rules.NAMED``."""
+    arguments = (pooled_height, pooled_width, spatial_scale, sample_num, rule, backward_rule)
 
     def pool_tensors(features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
         return _pool(features, rois, arguments)
@@ -165,6 +188,8 @@ def _roi_align(
 def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: tuple[Any, ...]) -> torch.Tensor:
     """Pool tensors by the operator, or by torchvision's in a program that must run without it."""
     dtype = _compute_dtype(features, rois)
+    if dtype == torch.float16 and rules.NAMED[arguments[-2]].dtype == "float32":
+        dtype = torch.float32
     if not (features.dtype == rois.dtype == dtype):
         return _pool(features.to(dtype), rois.to(dtype), arguments).to(features.dtype)
     params.check_shapes("ROIAlign", features.shape, rois.shape)

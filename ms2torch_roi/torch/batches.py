@@ -10,8 +10,6 @@ import torch
 from .. import params, rules
 from .torchvision import BAD_INDEX, XP
 
-_RULE = rules.MINDSPORE[1]  # the index is the same in both modes
-
 
 def refuse_forward_mode(ctx: Any = None, *grad_inputs: Any) -> Any:
     """Raise NotImplementedError."""
@@ -30,6 +28,7 @@ def fold(
     rois: torch.Tensor,
     shape: tuple[int, int, int],
     pooled: tuple[int, int],
+    rule: str,
 ) -> torch.Tensor:
     """Make one call of so many: the rule of ``torch.vmap`` for an operator that pools, and for its gradient.
 
@@ -41,6 +40,7 @@ def fold(
         rois: (K, 5) that all calls share, or (size, K, 5).
         shape: N, H and W of the features of one call.
         pooled: number of bins.
+        rule: by which, a name of ``rules.NAMED``.
 
     Returns:
         (size, ...), what each call returns.
@@ -62,6 +62,7 @@ def fold(
                 rois[part] if rois.ndim == 3 else rois,
                 shape,
                 pooled,
+                rule,
             )
             for part in parts
         ]
@@ -70,7 +71,7 @@ def fold(
     if rois.ndim == 2:  # as more channels
         output = pool(values.movedim(0, 1).flatten(1, 2), rois, images)
         return output.view(output.shape[0], size, channels, *output.shape[2:]).movedim(1, 0)
-    index = torch.ops.ms2torch_roi.whole_index(rois[..., 0].detach(), images)
+    index = torch.ops.ms2torch_roi.whole_index(rois[..., 0].detach(), images, rule)
     if values.ndim == 5:  # as more images
         first = torch.arange(size, dtype=index.dtype, device=index.device) * images
         index = index + first[:, None]
@@ -80,17 +81,17 @@ def fold(
     return output.view(size, output.shape[0] // max(1, size), *output.shape[1:])
 
 
-def whole_index(index: torch.Tensor, images: int) -> torch.Tensor:
+def whole_index(index: torch.Tensor, images: int, rule: str) -> torch.Tensor:
     """Return the whole image indices of a batch of rois, (..., K), where they are in range: the kernel of an operator.
 
     Raises:
         RuntimeError: one that is not; other devices than a CPU assert it.
     """
-    has_image = rules.has_image(XP, _RULE, index, images)
+    has_image = rules.has_image(XP, rules.NAMED[rule], index, images)
     if index.device.type != "cpu":
         torch._assert_async(has_image.all(), BAD_INDEX)
     elif not has_image.all():
         entry = tuple((~has_image).nonzero()[0, :-1].tolist())
         name = f"rois of entry {entry[0] if len(entry) == 1 else entry} of the batch of vmap,"
         params.check_index(index[entry].numpy(), has_image[entry].numpy(), images, name)
-    return rules.whole_index(XP, _RULE, index)  # type: ignore[no-any-return]
+    return rules.whole_index(XP, rules.NAMED[rule], index)  # type: ignore[no-any-return]

@@ -51,23 +51,23 @@ def pool(
     pooled_width: int,
     spatial_scale: float,
     sample_num: int,
-    roi_end_mode: int,
+    rule: str,
 ) -> torch.Tensor:
-    """Compute ``mindspore.ops.ROIAlign(pooled_height, ...)(features, rois)``, of tensors of one dtype.
+    """Pool (N, C, H, W) features by a rule of ``rules.NAMED``: (K, C, pooled_height, pooled_width), all of one dtype.
 
     Raises:
-        RuntimeError: an image index that MindSpore refuses, or a call that is too large.
+        RuntimeError: an image index that the rule refuses, or a call that is too large.
     """
     pooled = (pooled_height, pooled_width)
     params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled, sample_num)
-    plain = _plain_boxes(rois, features.shape, pooled, spatial_scale, sample_num, roi_end_mode)
+    plain = _plain_boxes(rois, features.shape, pooled, spatial_scale, sample_num, rule)
     if plain is not None and math.isfinite(features.select(3, 0).select(2, 0).sum().item()):
         return _roi_align(features, plain, spatial_scale, *pooled, sample_num, False)  # type: ignore[no-any-return]
-    rule, pixels = rules.MINDSPORE[roi_end_mode], as_numpy(rois)
-    in_range = rules.has_image(np, rule, pixels[:, 0], features.shape[0])
+    named, pixels = rules.NAMED[rule], as_numpy(rois)
+    in_range = rules.has_image(np, named, pixels[:, 0], features.shape[0])
     params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
     with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        samples = _place(rule, pixels, features.shape, pooled, spatial_scale, sample_num)
+        samples = _place(named, pixels, features.shape, pooled, spatial_scale, sample_num)
         if _is_worth_the_engine(samples, features.shape, pooled):
             output = _empty((len(pixels), features.shape[1], *pooled), features)
             engine.pool(as_numpy(features), samples, as_numpy(output), torch.get_num_threads())
@@ -75,7 +75,7 @@ def pool(
         calls: list[TorchvisionCall] = []
         rest = np.flatnonzero(samples.image >= 0)
         if _first_pixels_are_finite(features):
-            calls, rest = _torchvision_calls(rule, pixels, features.shape, pooled, spatial_scale, sample_num)
+            calls, rest = _torchvision_calls(named, pixels, features.shape, pooled, spatial_scale, sample_num)
         if calls and len(calls[0].rows) == len(pixels):
             return _call(features, pooled, calls[0])
         output = features.new_zeros(len(pixels), features.shape[1], *pooled)
@@ -96,20 +96,20 @@ def gradient(
     pooled_width: int,
     spatial_scale: float,
     sample_num: int,
-    roi_end_mode: int,
+    rule: str,
 ) -> torch.Tensor:
     """Return the gradient of ``pool`` for features (images, C, height, width), in the order of MindSpore's kernel."""
     pooled, shape = (pooled_height, pooled_width), (images, of_output.shape[1], height, width)
-    plain = _plain_boxes(rois, shape, pooled, spatial_scale, sample_num, roi_end_mode)
+    plain = _plain_boxes(rois, shape, pooled, spatial_scale, sample_num, rule)
     if plain is not None:
         return _gradient_of_roi_align(  # type: ignore[no-any-return]
             of_output, plain, spatial_scale, *pooled, *shape, sample_num, False
         )
-    rule, pixels = rules.MINDSPORE[roi_end_mode], as_numpy(rois)
+    named, pixels = rules.NAMED[rule], as_numpy(rois)
     with np.errstate(all="ignore"):
-        samples = _place(rule, pixels, shape, pooled, spatial_scale, sample_num)
+        samples = _place(named, pixels, shape, pooled, spatial_scale, sample_num)
         if not _is_worth_the_engine(samples, shape, pooled):
-            calls, _ = _torchvision_calls(rule, pixels, shape, pooled, spatial_scale, sample_num)
+            calls, _ = _torchvision_calls(named, pixels, shape, pooled, spatial_scale, sample_num)
             if calls and len(calls[0].rows) == len(pixels):
                 return _gradient_of_call(of_output, shape, pooled, calls[0])
         of_features = _empty(shape, of_output)
@@ -124,12 +124,12 @@ def check_grids(
     pooled_width: int,
     spatial_scale: float,
     sample_num: int,
-    roi_end_mode: int,
+    rule: str,
 ) -> None:
-    """Raise RuntimeError if the adaptive grids of a mode are too large; ``shape`` is that of the features."""
+    """Raise RuntimeError if the adaptive grids of a rule are too large; ``shape`` is that of the features."""
     with np.errstate(all="ignore"):
         pooled = (pooled_height, pooled_width)
-        _place(rules.MINDSPORE[roi_end_mode], as_numpy(rois), shape, pooled, spatial_scale, sample_num)
+        _place(rules.NAMED[rule], as_numpy(rois), shape, pooled, spatial_scale, sample_num)
 
 
 def _place(
@@ -148,7 +148,7 @@ def _plain_boxes(
     pooled: Pooled,
     spatial_scale: float,
     sample_num: int,
-    roi_end_mode: int,
+    rule: str,
 ) -> torch.Tensor | None:
     """Return the boxes of a small call that torchvision, not aligned, samples where MindSpore does, if that is plain.
 
@@ -156,8 +156,10 @@ def _plain_boxes(
     enlarged, by so much that no rounding of float32 can change it. Then ``x2 + 1`` and ``y2 + 1`` is all there is.
     """
     images, _, height, width = shape
+    adds_1 = rules.NAMED[rule] is rules.MINDSPORE[1]
     if (
-        len(rois) > _FEW_ROWS
+        not (adds_1 or rules.NAMED[rule] is rules.MINDSPORE[0])
+        or len(rois) > _FEW_ROWS
         or sample_num <= 0
         or rois.dtype not in _LAST_PIXELS
         or not 1e-5 < spatial_scale < 1e5
@@ -166,7 +168,7 @@ def _plain_boxes(
     ):
         return None
     largest = 1e5 / max(spatial_scale, 1)
-    smallest = 1.05 / spatial_scale - 1 if roi_end_mode == 1 else -math.inf
+    smallest = 1.05 / spatial_scale - 1 if adds_1 else -math.inf
     for index, x1, y1, x2, y2 in rois.tolist():
         if not (
             0 <= index < images
@@ -180,7 +182,7 @@ def _plain_boxes(
             and y2 - y1 >= smallest
         ):
             return None
-    return rois + _LAST_PIXELS[rois.dtype] if roi_end_mode == 1 else rois
+    return rois + _LAST_PIXELS[rois.dtype] if adds_1 else rois
 
 
 def _is_worth_the_engine(samples: Samples, shape: Sequence[int], pooled: Pooled) -> bool:
@@ -197,10 +199,11 @@ def _is_large(of_channel: int, shape: Sequence[int]) -> bool:
 def _torchvision_calls(
     rule: Rule, rois: NDArray, shape: Sequence[int], pooled: Pooled, spatial_scale: float, sample_num: int
 ) -> tuple[list[TorchvisionCall], NDArray]:
-    """Return the calls of torchvision that sample where MindSpore does, and the rows that have none."""
+    """Return the calls of torchvision that sample where MindSpore does on a CPU, and the rows that have none."""
     boxes = rules.feature_boxes(np, rule, rois, spatial_scale)
     skipped = rules.skipped_rows(rule, rois, boxes)
-    if not rules.rounds_alike(rois.dtype, *shape[2:], *pooled, sample_num):
+    rounds_alike = rules.rounds_alike(rois.dtype, *shape[2:], *pooled, sample_num)
+    if not (rounds_alike and any(rule is one for one in rules.MINDSPORE)):
         return [], np.flatnonzero(~skipped)
     return encodings.torchvision_calls(boxes, skipped, *pooled, sample_num)
 

@@ -62,14 +62,18 @@ class _Rule(NamedTuple):
 
     start: float
     end: float
+    scales_end_apart: bool
     moved: tuple[float, ...]
     smallest: float | None
     enlarges_nan: bool
     rounds_index: bool
+    ceils_index: bool
     floors_grid: bool
     smallest_count: float | None
+    first_coordinate: float
     outside_adds_0: bool
     skips_near_0: bool
+    skips_not_finite: bool
     near_0: float
 
 
@@ -195,20 +199,24 @@ def _call(
     dtype = np.dtype(str(torch_dtype).removeprefix("torch."))
     with np.errstate(over="ignore"):
         count = rules.divisors(rule, np.full((1, 2), max(sample_num, 0)), dtype).item()
-        height, width = (rules.last_coordinate(rule, length, dtype) for length in size)
+        (first, height), (_, width) = (rules.coordinates_inside(rule, length, dtype) for length in size)
     return _Call(
         numbers=(_bits(spatial_scale), sample_num, _bits(count), _bits(height), _bits(width)),
         rule=_Rule(
             start=_rounded(rule.start, dtype),
             end=_rounded(rule.end, dtype),
+            scales_end_apart=rule.scales_end_apart,
             moved=tuple(_rounded(cells, dtype) for cells in rule.moved),
             smallest=None if rule.smallest is None else _rounded(rule.smallest, dtype),
             enlarges_nan=rule.enlarges_nan,
             rounds_index=rule.index == "round",
+            ceils_index=rule.index == "ceil",
             floors_grid=rule.grid == "floor",
             smallest_count=None if rule.smallest_count is None else _rounded(rule.smallest_count, dtype),
+            first_coordinate=first,
             outside_adds_0=rule.outside_adds_0,
             skips_near_0=rule.skips == "near 0",
+            skips_not_finite=rule.skips == "not finite",
             near_0=_rounded(0.001, dtype),
         ),
         unrolled=sample_num if 0 < sample_num <= LARGEST_UNROLLED else 0,
@@ -390,12 +398,17 @@ def _boxes(rois, rows, is_row, images, scale, RULE: tl.constexpr):
     if RULE.skips_near_0:
         near_0 = tl.full((), RULE.near_0, T)
         is_pooled = (tl.abs(x1) >= near_0) | (tl.abs(x2) >= near_0) | (x1 != x1) | (x2 != x2)
+    else:
+        is_pooled = is_row
     if RULE.start != 0:
         x1, y1 = x1 + tl.full((), RULE.start, T), y1 + tl.full((), RULE.start, T)
-    if RULE.end != 0:
+    if RULE.end != 0 and not RULE.scales_end_apart:
         x2, y2 = x2 + tl.full((), RULE.end, T), y2 + tl.full((), RULE.end, T)
     scale = _number(scale, T)
     x1, y1, x2, y2 = x1 * scale, y1 * scale, x2 * scale, y2 * scale
+    if RULE.scales_end_apart:
+        end = tl.full((), RULE.end, T) * scale
+        x2, y2 = x2 + end, y2 + end
     for number in tl.static_range(len(RULE.moved)):
         cells = tl.full((), RULE.moved[number], T)
         x1, y1, x2, y2 = x1 - cells, y1 - cells, x2 - cells, y2 - cells
@@ -412,7 +425,7 @@ def _boxes(rois, rows, is_row, images, scale, RULE: tl.constexpr):
                 tl.where(size_x < smallest, smallest, size_x),
                 tl.where(size_y < smallest, smallest, size_y),
             )
-    if not RULE.skips_near_0:  # what is not finite, minus itself, is NaN
+    if RULE.skips_not_finite:  # what is not finite, minus itself, is NaN
         is_pooled = (x1 - x1 == 0) & (y1 - y1 == 0) & (size_x - size_x == 0) & (size_y - size_y == 0)
     index = _compared(index)
     if RULE.rounds_index:
@@ -422,6 +435,10 @@ def _boxes(rois, rows, is_row, images, scale, RULE: tl.constexpr):
         image = tl.where(has_image, index, 0).to(tl.int32)
         part = index - image.to(tl.float32)
         image += tl.where((part > 0.5) | ((part == 0.5) & (image % 2 == 1)), 1, 0)
+    elif RULE.ceils_index:
+        has_image = (index > -1) & (index <= (images - 1).to(index.dtype))
+        image = tl.where(has_image, index, 0).to(tl.int32)
+        image += tl.where(has_image & (image.to(index.dtype) < index), 1, 0)
     else:
         has_image = (index >= 0) & (index < images.to(index.dtype))
         image = tl.where(has_image, index, 0).to(tl.int32)
@@ -584,7 +601,7 @@ def _pool(
     image, start_x, start_y, size_x, size_y = _boxes(rois, row, row < rows, images, scale, RULE)
     tl.device_assert(image > -2, "rois with an image index out of range")
     bin_x, bin_y = _bin_size(size_x, pooled_width), _bin_size(size_y, pooled_height)
-    lower = _compared(tl.full((), -1.0, T))
+    lower = _compared(tl.full((), RULE.first_coordinate, T))
     border_x, border_y = _number(border_x, lower.dtype), _number(border_y, lower.dtype)
     is_read = (b < tl.where(image >= 0, bins, 0)) & (c < channels)
     planes = features + tl.maximum(image, 0).to(tl.int64) * stride_image
@@ -667,7 +684,7 @@ def _list_terms(
     is_row = row < rows
     image, start_x, start_y, size_x, size_y = _boxes(rois, row, is_row, images, scale, RULE)
     bin_x, bin_y = _bin_size(size_x, pooled_width), _bin_size(size_y, pooled_height)
-    lower = _compared(tl.full((), -1.0, T))
+    lower = _compared(tl.full((), RULE.first_coordinate, T))
     border_x, border_y = _number(border_x, lower.dtype), _number(border_y, lower.dtype)
     cells = images.to(keys.dtype.element_ty) * height * width
     start_of_y, start_of_x = _start_of_bin(start_y, bin_y, p), _start_of_bin(start_x, bin_x, q)
@@ -820,7 +837,8 @@ def _add_tiles(
         c, cell_y, cell_x = c.to(tl.int64), cell_y.to(tl.int64), cell_x.to(tl.int64)
     # Where samples lie that the tile has a part of, and maybe some more.
     C: tl.constexpr = _compared(tl.full((), 0.0, T)).dtype
-    lower_y, lower_x = (top - 1).to(C), (left - 1).to(C)
+    first_coordinate = tl.full((), RULE.first_coordinate, C)
+    lower_y, lower_x = tl.maximum((top - 1).to(C), first_coordinate), tl.maximum((left - 1).to(C), first_coordinate)
     upper_y = tl.where(top + TILE_HEIGHT < height, (top + TILE_HEIGHT).to(C), _number(border_y, C))
     upper_x = tl.where(left + TILE_WIDTH < width, (left + TILE_WIDTH).to(C), _number(border_x, C))
     upper_y, upper_x = tl.minimum(upper_y, _number(border_y, C)), tl.minimum(upper_x, _number(border_x, C))

@@ -1,7 +1,8 @@
 """``torch.ops.ms2torch_roi.roi_align`` and its gradient: schemas, kernels by device, shapes, derivative and vmap.
 
 Opaque to compilers, so that a compiled program has the bits of an eager one. There is no autocast rule, so that
-float16 stays float16. Both operators take tensors of one dtype and device, as ``ROIAlign`` makes them.
+float16 stays float16. Both operators take tensors of one dtype and device, as ``ROIAlign`` makes them, and the names of
+rules in ``rules.NAMED``: one for the output, one for the gradient.
 """
 
 # mypy: disable-error-code="no-untyped-call, untyped-decorator"
@@ -19,16 +20,16 @@ from .. import params, rules
 from . import batches, cpu, torchvision
 from .batches import refuse_forward_mode
 
-_SAMPLING = "int pooled_height, int pooled_width, float spatial_scale, int sample_num, int roi_end_mode"
+_SAMPLING = "int pooled_height, int pooled_width, float spatial_scale, int sample_num, str rule"
 
 _library = torch.library.Library("ms2torch_roi", "DEF")
-_library.define(f"roi_align(Tensor features, Tensor rois, {_SAMPLING}, int backward_roi_end_mode) -> Tensor")
+_library.define(f"roi_align(Tensor features, Tensor rois, {_SAMPLING}, str backward_rule) -> Tensor")
 # The channels are those of the gradient: as a number they would be those of all ranks of a DTensor.
 _library.define(
     f"roi_align_backward(Tensor of_output, Tensor rois, SymInt images, SymInt height, SymInt width, {_SAMPLING})"
     " -> Tensor"
 )
-_library.define("whole_index(Tensor index, SymInt images) -> Tensor")  # of a batch, checked
+_library.define("whole_index(Tensor index, SymInt images, str rule) -> Tensor")  # of a batch, checked
 
 roi_align = torch.ops.ms2torch_roi.roi_align.default
 roi_align_backward = torch.ops.ms2torch_roi.roi_align_backward.default
@@ -41,7 +42,7 @@ def pool(features: torch.Tensor, rois: torch.Tensor, *arguments: Any) -> torch.T
         # A copy, so that the caller can write to the rois, and may have made them in inference mode.
         rois = (rois if transformed else rois.detach()).clone()
     else:
-        arguments = (*arguments[:-1], arguments[-2])  # no boxes of another mode count
+        arguments = (*arguments[:-1], arguments[-2])  # no boxes of another rule count
     output: torch.Tensor = (Pool.apply if transformed else roi_align)(features, rois, *arguments)
     return output
 
@@ -55,9 +56,9 @@ def _is_transformed() -> bool:
 
 
 def _pool_on_cpu(features: torch.Tensor, rois: torch.Tensor, *arguments: Any) -> torch.Tensor:
-    *_, sample_num, roi_end_mode, backward_roi_end_mode = arguments
-    if sample_num <= 0 and backward_roi_end_mode != roi_end_mode:
-        of_backward = (*arguments[:-2], backward_roi_end_mode)
+    *_, sample_num, rule, backward_rule = arguments
+    if sample_num <= 0 and backward_rule != rule:
+        of_backward = (*arguments[:-2], backward_rule)
         cpu.check_grids(features.shape, rois, *of_backward)
     return cpu.pool(features, rois, *arguments[:-1])
 
@@ -89,15 +90,15 @@ def _pool_on_cuda(
     pooled_width: int,
     spatial_scale: float,
     sample_num: int,
-    roi_end_mode: int,
-    backward_roi_end_mode: int,
+    rule: str,
+    backward_rule: str,
 ) -> torch.Tensor:
     pooled = (pooled_height, pooled_width)
     cuda = _triton()
     if cuda is None:
-        return _pool_elsewhere(features, rois, *pooled, spatial_scale, sample_num, roi_end_mode, backward_roi_end_mode)
+        return _pool_elsewhere(features, rois, *pooled, spatial_scale, sample_num, rule, backward_rule)
     params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled, sample_num)
-    output: torch.Tensor = cuda.pool(features, rois, rules.MINDSPORE[roi_end_mode], pooled, spatial_scale, sample_num)
+    output: torch.Tensor = cuda.pool(features, rois, rules.NAMED[rule], pooled, spatial_scale, sample_num)
     return output
 
 
@@ -111,17 +112,15 @@ def _gradient_on_cuda(
     pooled_width: int,
     spatial_scale: float,
     sample_num: int,
-    roi_end_mode: int,
+    rule: str,
 ) -> torch.Tensor:
     cuda = _triton()
     if cuda is None:
         return _gradient_elsewhere(
-            of_output, rois, images, height, width, pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode
+            of_output, rois, images, height, width, pooled_height, pooled_width, spatial_scale, sample_num, rule
         )
     shape = (images, of_output.shape[1], height, width)
-    of_features: torch.Tensor = cuda.gradient(
-        of_output, rois, rules.MINDSPORE[roi_end_mode], shape, spatial_scale, sample_num
-    )
+    of_features: torch.Tensor = cuda.gradient(of_output, rois, rules.NAMED[rule], shape, spatial_scale, sample_num)
     return of_features
 
 
@@ -163,7 +162,7 @@ def _(of_output: torch.Tensor, rois: torch.Tensor, images: int, height: int, wid
 
 
 @torch.library.register_fake("ms2torch_roi::whole_index", lib=_library)
-def _(index: torch.Tensor, images: int) -> torch.Tensor:
+def _(index: torch.Tensor, images: int, rule: str) -> torch.Tensor:
     return index.new_empty(index.shape)
 
 
@@ -179,10 +178,10 @@ class Pool(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        features, rois, *sampling, _, backward_roi_end_mode = inputs
+        features, rois, *sampling, _, backward_rule = inputs
         ctx.save_for_backward(rois)
         images, _, height, width = features.shape
-        ctx.arguments = (images, height, width, *sampling, backward_roi_end_mode)
+        ctx.arguments = (images, height, width, *sampling, backward_rule)
 
     @staticmethod
     def backward(ctx: Any, of_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -230,7 +229,7 @@ def _pool_batch(
 
     features, rois = batches.in_front(in_dims, features, rois)
     images, _, height, width = features.shape[-4:]
-    return batches.fold(pool, info.batch_size, features, rois, (images, height, width), arguments[:2]), 0
+    return batches.fold(pool, info.batch_size, features, rois, (images, height, width), arguments[:2], arguments[4]), 0
 
 
 def _gradient_batch(
@@ -250,7 +249,8 @@ def _gradient_batch(
     of_output, rois = batches.in_front(in_dims, of_output, rois)
     if of_output.ndim == 4:  # each has features of its own that it is the gradient for
         of_output = of_output.expand(info.batch_size, *of_output.shape)
-    return batches.fold(gradient, info.batch_size, of_output, rois, (images, height, width), arguments[:2]), 0
+    shape = (images, height, width)
+    return batches.fold(gradient, info.batch_size, of_output, rois, shape, arguments[:2], arguments[4]), 0
 
 
 for _name, _function in (("roi_align", Pool), ("roi_align_backward", Gradient)):
@@ -269,6 +269,6 @@ torch.library.register_vmap(
 )
 torch.library.register_vmap(
     "ms2torch_roi::whole_index",
-    lambda info, in_dims, index, images: (torch.ops.ms2torch_roi.whole_index(index.movedim(in_dims[0], 0), images), 0),
+    lambda info, in_dims, index, *rest: (torch.ops.ms2torch_roi.whole_index(index.movedim(in_dims[0], 0), *rest), 0),
     lib=_library,
 )

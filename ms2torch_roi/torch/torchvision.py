@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torchvision.ops import roi_align
 
-from .. import encodings, params
+from .. import encodings, params, rules
 
 BAD_INDEX = "ROIAlign: rois with an image index out of range"
 
@@ -25,23 +25,25 @@ def pool(
     pooled_width: int,
     spatial_scale: float,
     sample_num: int,
-    roi_end_mode: int,
-    backward_roi_end_mode: int,
+    rule: str,
+    backward_rule: str,
 ) -> torch.Tensor:
-    """Pool every row in one call (two for the gradient of another mode), without a look at the values of the rois."""
+    """Pool every row in one call (two for the gradient of another rule), without a look at the values of the rois."""
     rois = rois.detach()
 
-    def call(features: torch.Tensor, mode: int) -> torch.Tensor:
-        boxes, have_image = encodings.torchvision_call_of_all(XP, rois, features.shape[0], spatial_scale, mode)
+    def call(features: torch.Tensor, rule: str) -> torch.Tensor:
+        boxes, have_image, aligned = encodings.torchvision_call_of_all(
+            XP, rois, features.shape[0], spatial_scale, rules.NAMED[rule]
+        )
         torch._assert_async(have_image, BAD_INDEX)
-        output: torch.Tensor = roi_align(features, boxes, (pooled_height, pooled_width), 1.0, sample_num, mode == 1)
+        output: torch.Tensor = roi_align(features, boxes, (pooled_height, pooled_width), 1.0, sample_num, aligned)
         return output
 
-    if backward_roi_end_mode == roi_end_mode or not (features.requires_grad and torch.is_grad_enabled()):
-        return call(features, roi_end_mode)
+    if backward_rule == rule or not (features.requires_grad and torch.is_grad_enabled()):
+        return call(features, rule)
     # Pooling is linear: pooled zeros add nothing but their gradient. (A custom one would be lost on torch.export.)
     zeros = (features - features.detach()).nan_to_num()
-    return call(features.detach(), roi_end_mode) + call(zeros, backward_roi_end_mode)
+    return call(features.detach(), rule) + call(zeros, backward_rule)
 
 
 def gradient(
@@ -54,10 +56,10 @@ def gradient(
     pooled_width: int,
     spatial_scale: float,
     sample_num: int,
-    roi_end_mode: int,
+    rule: str,
 ) -> torch.Tensor:
     """Return the gradient of that call for features (images, C, height, width)."""
-    boxes, have_image = encodings.torchvision_call_of_all(XP, rois, images, spatial_scale, roi_end_mode)
+    boxes, have_image, aligned = encodings.torchvision_call_of_all(XP, rois, images, spatial_scale, rules.NAMED[rule])
     torch._assert_async(have_image, BAD_INDEX)
     of_features: torch.Tensor = torch.ops.torchvision._roi_align_backward(
         of_output,
@@ -70,7 +72,7 @@ def gradient(
         height,
         width,
         sample_num,
-        roi_end_mode == 1,
+        aligned,
     )
     return of_features
 

@@ -168,7 +168,8 @@ def wrong_in(monkeypatch, fields):
 
     def port(case):
         with monkeypatch.context() as patch:
-            patch.setattr(rules, "MINDSPORE", [replace(rule, **fields) for rule in rules.MINDSPORE])
+            for mode, rule in enumerate(rules.MINDSPORE):
+                patch.setitem(rules.NAMED, f"cpu, mode {mode}", replace(rule, **fields))
             patch.setattr(cpu, "_is_worth_the_engine", lambda *_: True)
             return operators.port(case)
 
