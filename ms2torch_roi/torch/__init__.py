@@ -55,8 +55,8 @@ class ROIAlign(torch.nn.Module):
         image pixels, give (K, C, pooled_height, pooled_width).
 
     Both inputs may be torch tensors, NumPy arrays or MindSpore tensors, in any mix; the output is of the kind of
-    ``features``. Only torch features have a gradient. DTensors are pooled where they are: features sharded by channel,
-    or rois by row.
+    ``features``. Only torch features have a gradient. DTensors are pooled where they are, features sharded by channel
+    or rois by row; what is placed otherwise is redistributed.
 
     The computation runs in the dtype of the tensors, float16, float32 or (an extension to MindSpore) float64, with
     autocast or without; two of float16, float32 and bfloat16 mixed, and bfloat16 alone, are computed in float32. The
@@ -86,7 +86,7 @@ class ROIAlign(torch.nn.Module):
         TypeError: at construction, an argument that is not an int (``spatial_scale``: a float); in a call, inputs
             that are not such arrays, or of another dtype.
         ValueError: another rule, or a mode that it does not have; in a call, another shape, inputs on different
-            devices, or DTensors that are placed otherwise.
+            devices, or a DTensor beside what is none.
         RuntimeError: a pooled size below 1; in a call, an image index outside ``[0, N - 1]`` (on an accelerator a
             device-side assertion, as of torch's own indexing), more samples than can be pooled in 12
             minutes, or in a box than 4 GiB hold, by an estimate; an adaptive grid in what is exported or traced.
@@ -177,9 +177,9 @@ def _roi_align(
     if type(features) is not torch.Tensor or type(rois) is not torch.Tensor:
         distributed = sys.modules.get("torch.distributed.tensor")
         if distributed is not None and any(isinstance(value, distributed.DTensor) for value in (features, rois)):
-            from .sharding import pool
+            from .sharding import check
 
-            return pool(features, rois, pool_tensors)
+            check(features, rois)
         if not (isinstance(features, torch.Tensor) and isinstance(rois, torch.Tensor)):
             return _pool_arrays(features, rois, pool_tensors)
     return pool_tensors(features, rois)
