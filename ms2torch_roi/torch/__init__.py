@@ -70,17 +70,20 @@ class ROIAlign(torch.nn.Module):
     with ``fullgraph=True`` too, output, gradient and errors are those of eager mode, bit for bit and adaptive grids
     included, in one program for any number of rois.
 
-    Exported (``torch.export``, ONNX) or traced (``torch.jit.trace``), the module is one call of torchvision's operator
-    and some arithmetic on the boxes, a program that runs where this package is not installed. That is also what
-    accelerators compute, without a wait for the values of the rois. On a CPU, mode 0 keeps its bits in such a program.
-    Mode 1 keeps them for most boxes; a value differs by at most ``2**-19`` (float16: ``2**-6``) times the largest
-    coordinate of its box in cells, or 1, relative to the largest feature. A sample on the border, one cell around the
-    image, may fall on its other side, but no box within the image loses one. What is not finite in the first pixel of
-    an image turns samples outside, and rows that pool to 0, into NaN, and float16 has torchvision's border above 2048
-    cells. Adaptive grids, which depend on the values of the rois, cannot be exported.
+    Exported (``torch.export``, ONNX) or traced (``torch.jit.trace``), the module is one call of torchvision's
+    operator and some arithmetic on the boxes, a program that runs where this package is not installed. On a CPU,
+    mode 0 keeps its bits in such a program. Mode 1 keeps them for most boxes; a value differs by at most ``2**-19``
+    (float16: ``2**-6``) times the largest coordinate of its box in cells, or 1, relative to the largest feature. A
+    sample on the border, one cell around the image, may fall on its other side, but no box within the image loses
+    one. What is not finite in the first pixel of an image turns samples outside, and rows that pool to 0, into NaN,
+    and float16 has torchvision's border above 2048 cells. Adaptive grids, which depend on the values of the rois,
+    cannot be exported.
 
-    Accelerators have kernels of their own, and no promise of bits. Adaptive grids are computed on the CPU for them, and
-    so is the gradient under ``torch.use_deterministic_algorithms``: with the bits of the CPU, and waiting for it.
+    On a GPU of NVIDIA's, kernels of Triton's have the bits of the CPU, forward and backward, and wait for nothing.
+    Other accelerators, and GPUs for which Triton compiles nothing, compute that one call of torchvision's, by kernels
+    of their own and with no promise of bits. Adaptive grids are computed on the CPU for them, and so is the gradient
+    under ``torch.use_deterministic_algorithms``: with the bits of the CPU, and waiting for it. ``ms2torch-roi check
+    --device cuda`` says which it is.
 
     Raises:
         TypeError: at construction, an argument that is not an int (``spatial_scale``: a float); in a call, inputs
