@@ -18,7 +18,7 @@ _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _MAGICS_OF_PYTHON = ("%%capture", "%%prun", "%%time", "%%timeit")
 
 # Lines that are IPython's: !ls, %matplotlib inline, ?len and len?; and what may stand behind an assignment.
-_IPYTHON = re.compile(r"(?P<indent>\s*)(?:!|\?|%\w|[\w.]+\?{1,2}\s*$)")
+_IPYTHON = re.compile(r"(?P<indent>\s*)(?:!|\?|%%?\w|[\w.]+\?{1,2}\s*$)")
 _ASSIGNED = re.compile(r"(?P<target>\s*[\w., ]+=\s*)(?:!|%\w)")
 
 
@@ -76,9 +76,8 @@ def read(raw: str) -> Notebook:
         ValueError: it is no notebook.
     """
     cells, code = [], ""
-    for number, source in _sources(_parsed(raw)):
-        literals = source if isinstance(source, list) else [source]
-        cell = Cell(number, code.count("\n") + 1, literals, isinstance(source, list))
+    for number, literals, is_list in _sources(_parsed(raw)):
+        cell = Cell(number, code.count("\n") + 1, literals, is_list)
         python = _as_python(cell.text)
         if python is not None:
             cells.append(cell)
@@ -115,16 +114,18 @@ def _parsed(raw: str) -> Any:
     return located(json.loads(raw))
 
 
-def _sources(notebook: Any) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the source of each code cell that is not empty."""
+def _sources(notebook: Any) -> Iterator[tuple[int, list[Literal], bool]]:
+    """Yield the number of each code cell that is not empty, the strings of its source, and whether it is a list."""
     try:
         metadata = notebook.get("metadata", {})
         languages = metadata.get("language_info", {}).get("name"), metadata.get("kernelspec", {}).get("language")
         if any(language is not None and language.value != "python" for language in languages):
             return
         for number, cell in enumerate(notebook["cells"], 1):
-            if cell["cell_type"].value == "code" and cell["source"]:
-                yield number, cell["source"]
+            source = cell["source"]
+            literals = source if isinstance(source, list) else [source]
+            if cell["cell_type"].value == "code" and "".join(literal.value for literal in literals):
+                yield number, literals, isinstance(source, list)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"it is no notebook of format 4 ({type(error).__name__}: {error})") from None
 

@@ -38,10 +38,15 @@ class Source:
         self._lines = split_lines(text)
         self._wrapper = metadata.MetadataWrapper(cst.parse_module(text))
         self.module = self._wrapper.module
-        self._parents = self._wrapper.resolve(metadata.ParentNodeProvider)
-        self._positions = self._wrapper.resolve(metadata.PositionProvider)
-        self._scopes = self._wrapper.resolve(metadata.ScopeProvider)
-        self._contexts = self._wrapper.resolve(metadata.ExpressionContextProvider)
+        providers = (
+            metadata.ParentNodeProvider,
+            metadata.PositionProvider,
+            metadata.ScopeProvider,
+            metadata.ExpressionContextProvider,
+        )
+        self._parents, self._positions, self._scopes, self._contexts = map(
+            self._wrapper.resolve_many(providers).__getitem__, providers
+        )
         imported = [alias.name for node in self.nodes(cst.Import) for alias in node.names if alias.asname is None]
         self._packages = {self.text(name).partition(".")[0] for name in imported}
         self.star_imports = [
@@ -196,12 +201,12 @@ class Source:
             if owner is None:
                 return None
             return [use for use in self.uses_of_attribute(owner, definition.attr.value) if not self.is_stored(use)]
-        owner = self.class_of_method(definition)
-        if owner is not None and isinstance(definition, cst.FunctionDef):
-            return [*self.uses_of_attribute(owner, definition.name.value)]
         name = definition.name if isinstance(definition, cst.ClassDef | cst.FunctionDef) else definition
-        if not isinstance(name, cst.Name):
-            return None
         scope = self._scopes.get(definition)
-        found = [] if scope is None else [*scope[name.value]]
-        return [access.node for access in found[0].references] if len(found) == 1 else None
+        if not isinstance(name, cst.Name) or scope is None or len(scope[name.value]) != 1:
+            return None
+        [assignment] = scope[name.value]
+        uses = [access.node for access in assignment.references]
+        if isinstance(scope, metadata.ClassScope) and (owner := self.enclosing(definition, cst.ClassDef)) is not None:
+            uses += [use for use in self.uses_of_attribute(owner, name.value) if not self.is_stored(use)]
+        return uses
