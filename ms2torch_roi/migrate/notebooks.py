@@ -164,5 +164,7 @@ def _as_json(notebook: Notebook, cell: Cell, text: str) -> str:
     written = {literal.value: notebook.raw[literal.start : literal.end] for literal in cell.literals}
     before = notebook.raw[: cell.literals[0].start]
     separator = "," + before[len(before.rstrip()) :]
+    if len(cell.literals) > 1:
+        separator = notebook.raw[cell.literals[0].end : cell.literals[1].start]
     lines = [line for line in split_lines(text) if line] if cell.is_list else [text]
     return separator.join(written.get(line, json.dumps(line, ensure_ascii=notebook.raw.isascii())) for line in lines)

@@ -18,6 +18,14 @@ Node = TypeVar("Node", bound=cst.CSTNode)
 Name: TypeAlias = cst.Name | cst.Attribute
 
 
+_PROVIDERS = (
+    metadata.ParentNodeProvider,
+    metadata.PositionProvider,
+    metadata.ScopeProvider,
+    metadata.ExpressionContextProvider,
+)
+
+
 def split_lines(text: str) -> list[str]:
     """Split a text into lines, with their ends, where Python does: not at a form feed, as str.splitlines does."""
     return re.split(r"(?<=\n)|(?<=\r)(?!\n)", text)
@@ -38,15 +46,11 @@ class Source:
         self._lines = split_lines(text)
         self._wrapper = metadata.MetadataWrapper(cst.parse_module(text))
         self.module = self._wrapper.module
-        providers = (
-            metadata.ParentNodeProvider,
-            metadata.PositionProvider,
-            metadata.ScopeProvider,
-            metadata.ExpressionContextProvider,
-        )
-        self._parents, self._positions, self._scopes, self._contexts = map(
-            self._wrapper.resolve_many(providers).__getitem__, providers
-        )
+        self._wrapper.resolve_many(_PROVIDERS)  # in one pass
+        self._parents = self._wrapper.resolve(metadata.ParentNodeProvider)
+        self._positions = self._wrapper.resolve(metadata.PositionProvider)
+        self._scopes = self._wrapper.resolve(metadata.ScopeProvider)
+        self._contexts = self._wrapper.resolve(metadata.ExpressionContextProvider)
         imported = [alias.name for node in self.nodes(cst.Import) for alias in node.names if alias.asname is None]
         self._packages = {self.text(name).partition(".")[0] for name in imported}
         self.star_imports = [

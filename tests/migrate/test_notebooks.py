@@ -10,7 +10,8 @@ CELLS = [
     ("markdown", "# P.ROIAlign(7, 7, 0.25)\n"),
     (
         "code",
-        "%matplotlib inline\n!pip install \\\n    mindspore\nimport mindspore as ms\nfrom mindspore.ops import operations as P",
+        "%matplotlib inline\n!pip install \\\n    mindspore\n"
+        "import mindspore as ms\nfrom mindspore.ops import operations as P",
     ),
     ("code", ""),
     ("code", "%%bash\nP.ROIAlign(7, 7, 0.25)"),

@@ -40,7 +40,8 @@ def test_sources_of_all_libraries_have_sites_and_those_without_have_none():
 def value(expression, before="", inside=""):
     """Return the values that the scan knows for an expression in a method."""
     code = (
-        f"from mindspore import ops\n{before}\nclass Head:\n    def __init__(self, given=5):\n        {inside or 'pass'}\n"
+        f"from mindspore import ops\n{before}\n"
+        f"class Head:\n    def __init__(self, given=5):\n        {inside or 'pass'}\n"
         f"        self.op = ops.ROIAlign({expression}, 7, 0.25)\n"
     )
     [site] = sites.scan(code).sites
@@ -89,7 +90,10 @@ def test_what_is_assigned_once_to_constants_is_known(expression, before, inside,
 
 
 def test_a_class_attribute_is_known_and_one_that_is_assigned_elsewhere_is_not():
-    code = "from mindspore import ops\nclass Head:\n    size = 7\n    def f(self):\n        ops.ROIAlign(self.size, 7, 0.5)\n"
+    code = (
+        "from mindspore import ops\nclass Head:\n    size = 7\n"
+        "    def f(self):\n        ops.ROIAlign(self.size, 7, 0.5)\n"
+    )
     assert sites.scan(code).sites[0].arguments["pooled_height"].values == [7]
     code += "    def g(self):\n        self.size = 8\n"
     assert sites.scan(code).sites[0].arguments["pooled_height"].values is None
