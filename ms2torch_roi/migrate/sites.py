@@ -184,15 +184,15 @@ class _Finder:
 
     def _call(self, call: cst.Call, form: Form, operator: Name | None, doubt: str | None) -> Site:
         arguments, wrong = self._arguments(call, form)
-        if wrong is None and not form.keeps_arguments and any(argument.star for argument in call.args):
-            wrong = "the port takes other arguments, and there is a splat among these"
+        if not form.keeps_arguments and any(argument.star for argument in call.args):
+            doubt = doubt or "the port takes other arguments, and there is a splat among these"
         line = self.source.line(call)
         return Site(
             line,
             form,
             self.source.text(call),
             arguments,
-            becomes=_becomes(form, arguments),
+            becomes=None if wrong else _becomes(form, arguments),
             left=doubt or wrong or _without_port(form, arguments) or self._use_of_object(call, form),
             notes=tuple(Note(line, *note) for note in _notes(form, arguments)),
             operator=operator,
@@ -219,7 +219,9 @@ class _Finder:
             if not is_known or name in arguments:
                 return arguments, f"{form.name} does not take {keyword or argument.text} here"
             arguments[name] = argument
-        return arguments, None
+        required = [name for name, default in form.parameters.items() if default is REQUIRED]
+        missing = [name for name in required if name not in arguments and not _hides(arguments)]
+        return arguments, f"{missing[0]} is not given" if missing else None
 
     def _given(self, call: cst.Call) -> Iterator[tuple[str | None, Argument]]:
         """Yield the arguments of a call, with their keywords, and those within splats; of one that hides them, * or **.

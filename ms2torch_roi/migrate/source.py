@@ -44,7 +44,11 @@ class Source:
             warnings.simplefilter("ignore")
             ast.parse(text)
         self._lines = split_lines(text)
-        self._wrapper = metadata.MetadataWrapper(cst.parse_module(text))
+        try:
+            module = cst.parse_module(text)
+        except cst.ParserSyntaxError as error:  # newer syntax than LibCST knows
+            raise SyntaxError(error.message, (None, error.raw_line, error.raw_column, None)) from error
+        self._wrapper = metadata.MetadataWrapper(module)
         self.module = self._wrapper.module
         self._wrapper.resolve_many(_PROVIDERS)  # in one pass
         self._parents = self._wrapper.resolve(metadata.ParentNodeProvider)
@@ -210,7 +214,7 @@ class Source:
         if not isinstance(name, cst.Name) or scope is None or len(scope[name.value]) != 1:
             return None
         [assignment] = scope[name.value]
-        uses = [access.node for access in assignment.references]
+        uses: list[cst.CSTNode] = [access.node for access in assignment.references]
         if isinstance(scope, metadata.ClassScope) and (owner := self.enclosing(definition, cst.ClassDef)) is not None:
             uses += [use for use in self.uses_of_attribute(owner, name.value) if not self.is_stored(use)]
         return uses

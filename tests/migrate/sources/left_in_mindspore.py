@@ -37,6 +37,7 @@ class Pools:
         self.partial = functools.partial(ops.ROIAlign, 7, 7)  #: left: used in another way
         self.unknown = Maybe(7, 7, 0.25)  #: left: something else
         self.wrong = ops.ROIAlign((7, 7), 0.25, output_size=7)  #: left: does not take output_size
+        self.missing = ops.ROIAlign(7, 7)  #: left: spatial_scale is not given
         self.splat = ops.ROIAlign(*size, 0.25, 2)  #: ms2torch_roi.ROIAlign(*size, 0.25, 2) [splat]
         self.all = ops.ROIAlign(*args, **kwargs)  #: ms2torch_roi.ROIAlign(*args, **kwargs) [splat]
         self.zero = ops.ROIAlign(7, 7, 0.25, 0)  #: ms2torch_roi.ROIAlign(7, 7, 0.25, 0, 1) [adaptive-grid]
