@@ -71,9 +71,8 @@ def run(options: argparse.Namespace) -> int:
             sys.stdout.writelines(_diff(file.path, file.text, text))
     else:
         _write(texts)
-    messages.append(
-        f"{rewritten:,} calls {'to rewrite' if options.diff else 'rewritten'} in {len(texts):,} files, {left:,} left."
-    )
+    done = f"{report.counted(rewritten, 'site')} {'to rewrite' if options.diff else 'rewritten'}"
+    messages.append(f"{done} in {report.counted(len(texts), 'file')}, {left:,} left.")
     print(*messages, sep="\n", file=sys.stderr if options.diff else sys.stdout)
     return 1 if left else 0
 

@@ -80,4 +80,7 @@ def _print(files: list[File]) -> None:
             print(report.describe_note(file, note))
     sites = sum(len(file.found.sites) for file in files)
     with_sites = sum(bool(file.found.sites) for file in files)
-    print(f"{sites:,} sites in {with_sites:,} files; {report.needs_person(files):,} things need a person.")
+    print(
+        f"{report.counted(sites, 'site')} in {report.counted(with_sites, 'file')},"
+        f" {report.counted(report.needs_person(files), 'thing')} for a person to decide."
+    )

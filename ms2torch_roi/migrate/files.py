@@ -95,7 +95,8 @@ def _python_files(paths: Iterable[Path]) -> dict[Path, bool]:
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in _LEFT_OUT and not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if name.endswith((".py", ".ipynb")))
+        files = (Path(parent, name) for name in sorted(names) if name.endswith((".py", ".ipynb")))
+        yield from (file for file in files if file.is_file())  # and no link to nothing
 
 
 def _read(path: Path, mention: re.Pattern[bytes] | None) -> File | str | None:

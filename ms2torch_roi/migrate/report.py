@@ -10,6 +10,11 @@ from .sites import Argument, Site
 from .surroundings import Note
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words: ``1 file``, ``2 files``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def notes(file: File, files: Sequence[File]) -> list[Note]:
     """Return the notes on a file that matter: graph mode, if MindSpore's operator is called in any of the files."""
     in_mindspore = any(site.form.library == "mindspore" for file in files for site in file.found.sites)

@@ -36,7 +36,7 @@ class Site:
         line: where it begins, from 1.
         form: which operator it is.
         text: of the call in the source, or of whatever uses the operator.
-        arguments: those given, by the names that the port has for them; a splat that hides some by its text.
+        arguments: those given, by the names that the port has for them; by their numbers a splat and what it hides.
         becomes: the port's call, with the values that are known; None if there is none.
         left: why it is not rewritten, None if it is.
         notes: what a person should know about it.
@@ -96,7 +96,7 @@ class _Finder:
 
     def sites(self) -> Iterator[Site]:
         for node, form in self.patches.items():
-            yield self._other_use(node, form, "a monkey patch: the port does not have it")
+            yield self._other_use(node, form, "a monkey patch: it does not reach the port")
         for node in self.source.names():
             if node not in self.patches and self.source.is_expression(node):
                 meanings = self._meanings(node)
@@ -126,11 +126,12 @@ class _Finder:
     def _patches(self) -> Iterator[tuple[cst.CSTNode, Form]]:
         """Find what is assigned to an operator, to its place in a module, or to something of it."""
         for stored in filter(self.source.is_stored, self.source.nodes(cst.Attribute)):
-            node: cst.BaseExpression = stored
-            while isinstance(node, cst.Attribute):
-                yield from ((node, form) for form in self._meanings(node) if form is not None)
-                node = node.value
-            yield from ((node, form) for form in self._meanings(node) if form is not None)
+            node: cst.BaseExpression | None = stored
+            while isinstance(node, cst.Name | cst.Attribute):
+                for form in self._meanings(node):
+                    if form is not None:
+                        yield node, form
+                node = node.value if isinstance(node, cst.Attribute) else None
         for call in self.source.nodes(cst.Call):
             if isinstance(call.func, cst.Name) and call.func.value == "setattr" and len(call.args) == 3:
                 owner, attribute = call.args[0].value, values.possible_values(self.source, call.args[1].value) or [""]
@@ -157,20 +158,19 @@ class _Finder:
 
     def _alias(self, node: Name, assign: cst.Assign | cst.AnnAssign, form: Form, doubt: str | None) -> Iterator[Site]:
         """Find the calls of an operator by the name that it is assigned to."""
-        target = assign.targets[0].target if isinstance(assign, cst.Assign) else assign.target
-        is_only_value = self.source.stored_value(target) is node and self.source.definition(target) is target
-        uses = self.source.uses(target) if is_only_value else None
+        target, *others = self.source.targets(assign)
+        uses = self.source.uses(target) if not others and self.source.definition(target) is target else None
         if uses is None:
             yield self._other_use(node, form, doubt or "it is assigned to what may have another value")
             return
-        calls = [self.source.parent(use) for use in uses]
-        others = [use for use, call in zip(uses, calls, strict=True) if getattr(call, "func", None) is not use]
-        sites = [self._call(call, form, None, doubt) for call in calls if isinstance(call, cst.Call)]
-        left = doubt or next((f"line {site.line}: {site.left}" for site in sites if site.left is not None), None)
-        if left is None and others:
-            left = f"line {self.source.line(others[0])}: it is not called there, but used in another way"
-        if left is None and not form.keeps_arguments:
-            left = "its calls need other arguments"
+        sites, left = [], doubt if form.keeps_arguments else doubt or "its calls need other arguments"
+        for use in uses:
+            call = self.source.parent(use)
+            if isinstance(call, cst.Call) and call.func is use:
+                sites.append(self._call(call, form, None, doubt))
+                left = left or (sites[-1].left and f"line {sites[-1].line}: {sites[-1].left}")
+            else:
+                left = left or f"line {self.source.line(use)}: it is not called there, but used in another way"
         yield Site(
             self.source.line(assign),
             form,
@@ -192,7 +192,7 @@ class _Finder:
             form,
             self.source.text(call),
             arguments,
-            becomes=None if wrong else _becomes(form, arguments),
+            becomes=None if wrong else self._becomes(call, form, arguments),
             left=doubt or wrong or _without_port(form, arguments) or self._use_of_object(call, form),
             notes=tuple(Note(line, *note) for note in _notes(form, arguments)),
             operator=operator,
@@ -202,22 +202,15 @@ class _Finder:
     def _arguments(self, call: cst.Call, form: Form) -> tuple[dict[str, Argument], str | None]:
         """Return what a call passes for each parameter, and what is wrong with it, if something is."""
         arguments: dict[str, Argument] = {}
-        parameters, hidden = iter(form.parameters), ""
+        parameters, is_hidden = iter(form.parameters), False
         for keyword, argument in self._given(call):
-            is_known = True
-            if keyword in ("*", "**"):
-                name = argument.text
-                hidden = name if keyword == "*" else hidden
-            elif keyword is not None:
-                name = form.renamed.get(keyword, keyword)
-                is_known = name in form.parameters
-            elif hidden:
-                name = f"after {hidden}: {argument.text}"
+            is_hidden = is_hidden or keyword == "*"
+            if keyword == "**" or (is_hidden and keyword in (None, "*")):
+                name = f"argument {len(arguments) + 1}"
             else:
-                name = next(parameters, "")
-                is_known = bool(name)
-            if not is_known or name in arguments:
-                return arguments, f"{form.name} does not take {keyword or argument.text} here"
+                name = next(parameters, "") if keyword is None else form.renamed.get(keyword, keyword)
+                if name not in form.parameters or name in arguments:
+                    return arguments, f"{form.name} does not take {keyword or argument.text} here"
             arguments[name] = argument
         required = [name for name, default in form.parameters.items() if default is REQUIRED]
         missing = [name for name in required if name not in arguments and not _hides(arguments)]
@@ -240,15 +233,22 @@ class _Finder:
             else:
                 yield None if argument.keyword is None else argument.keyword.value, Argument(text, found)
 
+    def _becomes(self, call: cst.Call, form: Form, arguments: Mapping[str, Argument]) -> str | None:
+        if form.target is None:
+            return None
+        if _hides(arguments):
+            passed = [self.source.text(argument).rstrip(", ") for argument in call.args]
+        else:
+            defaults = {name: Argument(repr(form.parameters[name]), None) for name in PORTS[form.target]}
+            passed = [arguments.get(name, default).resolved for name, default in defaults.items()]
+        return f"ms2torch_roi.{form.target}({', '.join(passed)})"
+
     def _use_of_object(self, call: cst.Call, form: Form) -> str | None:
         """Return which attribute of the operator that a call makes is used, if the port may not have it."""
         if form.is_function:
             return None
-        parent = self.source.parent(call)
-        uses: Sequence[cst.CSTNode] = [call]
-        if isinstance(parent, cst.Assign) and self.source.definition(target := parent.targets[0].target) is target:
-            uses = self.source.uses(target) or ()
-        for use in uses:
+        targets = self.source.targets(self.source.parent(call))
+        for use in (call, *(use for target in targets for use in self.source.uses(target) or ())):
             attribute = self.source.parent(use)
             if isinstance(attribute, cst.Attribute) and attribute.attr.value not in form.parameters:
                 return f"line {self.source.line(attribute)}: .{attribute.attr.value} is the original's own"
@@ -265,19 +265,7 @@ def _values(form: Form, arguments: Mapping[str, Argument], name: str) -> list[An
 
 def _hides(arguments: Mapping[str, Argument]) -> bool:
     """Whether a splat hides arguments."""
-    return any(name.startswith("*") for name in arguments)
-
-
-def _becomes(form: Form, arguments: Mapping[str, Argument]) -> str | None:
-    if form.target is None:
-        return None
-    if _hides(arguments):
-        keywords = {name: "" if argument.text in name else f"{name}=" for name, argument in arguments.items()}
-        passed = [keywords[name] + argument.resolved for name, argument in arguments.items()]
-    else:
-        defaults = {name: Argument(repr(form.parameters[name]), None) for name in PORTS[form.target]}
-        passed = [arguments.get(name, default).resolved for name, default in defaults.items()]
-    return f"ms2torch_roi.{form.target}({', '.join(passed)})"
+    return any(argument.text.startswith("*") for argument in arguments.values())
 
 
 def _without_port(form: Form, arguments: Mapping[str, Argument]) -> str | None:

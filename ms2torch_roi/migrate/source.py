@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
 import libcst as cst
-import libcst.helpers
 from libcst import metadata
 
 Node = TypeVar("Node", bound=cst.CSTNode)
@@ -29,6 +28,14 @@ _PROVIDERS = (
 def split_lines(text: str) -> list[str]:
     """Split a text into lines, with their ends, where Python does: not at a form feed, as str.splitlines does."""
     return re.split(r"(?<=\n)|(?<=\r)(?!\n)", text)
+
+
+def dotted_name(node: cst.CSTNode) -> str | None:
+    """Return the code of a name, which may be dotted, and None for other expressions."""
+    if isinstance(node, cst.Name):
+        return node.value
+    holder = dotted_name(node.value) if isinstance(node, cst.Attribute) else None
+    return f"{holder}.{node.attr.value}" if isinstance(node, cst.Attribute) and holder is not None else None
 
 
 class Source:
@@ -130,7 +137,7 @@ class Source:
         There is one for each import that it may come from, None for what is no import, and none at all for a name that
         nothing in the source defines. A value of None, as for a package that is not installed, counts for nothing.
         """
-        scope, name = self._scopes.get(node), cst.helpers.get_full_name_for_node(node)
+        scope, name = self._scopes.get(node), dotted_name(node)
         if scope is None or name is None:
             return []
         prefix, in_full = name, f"{name}.{attribute}" if attribute else name
@@ -166,6 +173,12 @@ class Source:
                 is_self = bool(parameters) and parameters[0].name.value == node.value.value
                 return owner if is_self else None
         return None
+
+    def targets(self, assign: cst.CSTNode | None) -> list[cst.BaseExpression]:
+        """Return what an assignment assigns to, nothing if it is none."""
+        if isinstance(assign, cst.Assign):
+            return [target.target for target in assign.targets]
+        return [assign.target] if isinstance(assign, cst.AnnAssign) else []
 
     def uses_of_attribute(self, owner: cst.ClassDef, name: str) -> Sequence[cst.Attribute]:
         """Return every ``self.name`` in a class."""

@@ -29,6 +29,7 @@ def project(tmp_path):
         (tmp_path / folder / "head.py").write_text(MINDSPORE)
     (tmp_path / "package" / "broken_but_no_site.py").write_text("def (")
     (tmp_path / "package" / "data.txt").write_text(MINDSPORE)
+    (tmp_path / "package" / "link_to_nothing.py").symlink_to("nothing.py")
     return tmp_path
 
 
@@ -39,7 +40,7 @@ def test_scan_prints_each_site_and_its_status_says_whether_there_is_something_to
         "    P.ROIAlign(7, 7, 0.25)\n"
         "    with pooled_height=7, pooled_width=7, spatial_scale=0.25\n"
         "    becomes ms2torch_roi.ROIAlign(7, 7, 0.25, 2, 1)\n"
-        "1 sites in 1 files; 0 things need a person.\n"
+        "1 site in 1 file, 0 things for a person to decide.\n"
     )
     (project / "package" / "head.py").write_text(MINDSPORE.replace("0.25", "0.25, 2, 2"))
     assert run(scan, project) == 1
@@ -61,7 +62,7 @@ def test_scan_writes_the_facts_for_machines(tmp_path, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts == json.loads((tmp_path / "facts.json").read_text())
     assert len(facts["sites"]) == sum(len(expected_sites(read(name))) for name in NAMES)
-    assert f"{facts['needs_person']} things need a person." in printed
+    assert f"{facts['needs_person']} things for a person to decide." in printed
     [site] = [site for site in facts["sites"] if site["file"].endswith("zoo_mode_argument.py")]
     assert site["arguments"]["spatial_scale"] == {"source": "scale", "values": None}
     assert {name: site[name] for name in ("cell", "line", "library", "operator", "direction", "left")} == {
@@ -81,7 +82,7 @@ def test_rewrite_writes_the_files_and_a_second_time_nothing(project, capsys):
     assert run(rewrite, project) == 0
     assert head.read_text() == REWRITTEN
     assert head.stat().st_mode & 0o777 == 0o754
-    assert capsys.readouterr().out == "1 calls rewritten in 1 files, 0 left.\n"
+    assert capsys.readouterr().out == "1 site rewritten in 1 file, 0 left.\n"
     assert [path.name for path in head.parent.iterdir() if path.name.startswith(".")] == []
     written = head.stat().st_mtime_ns
     assert run(rewrite, project) == 0
@@ -95,7 +96,7 @@ def test_a_diff_is_what_patch_takes_and_writes_nothing(project, capsys, monkeypa
     assert run(rewrite, "package", "--diff") == 0
     printed = capsys.readouterr()
     assert head.read_text() == MINDSPORE.rstrip()
-    assert printed.err == "1 calls to rewrite in 1 files, 0 left.\n"
+    assert printed.err == "1 site to rewrite in 1 file, 0 left.\n"
     subprocess.run(["git", "apply", "-"], input=printed.out, text=True, check=True)
     assert head.read_text() == REWRITTEN.rstrip()
 
@@ -108,7 +109,7 @@ def test_what_is_left_is_named_and_the_rest_is_rewritten(project, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"{head}:3: left: P.ROIAlign(7, 7, 0.25, 2, 2): roi_end_mode=2 has no port"
     assert printed[1].startswith(f"{head}:4: needs a person: mode 0: ")
-    assert printed[2:] == ["2 calls rewritten in 1 files, 1 left."]
+    assert printed[2:] == ["2 sites rewritten in 1 file, 1 left."]
 
 
 def test_calls_of_both_frameworks_want_a_direction(project):

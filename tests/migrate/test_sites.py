@@ -147,5 +147,11 @@ def test_a_module_may_come_by_a_star_import_too():
     assert site.left is None
 
 
+def test_an_import_of_another_module_of_a_library_makes_it_known():
+    [site] = sites.scan("import torchvision.models\ntorchvision.ops.RoIAlign(7, 0.25, 2)\n").sites
+    assert site.left is None
+    assert not sites.scan("import torch.nn\ntorchvision.ops.RoIAlign(7, 0.25, 2)\n").sites
+
+
 def test_an_annotation_is_no_use():
     assert not sites.scan("from torchvision.ops import RoIAlign\ndef f(pool: RoIAlign) -> RoIAlign: ...\n").sites

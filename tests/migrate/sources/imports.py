@@ -45,7 +45,7 @@ def pool(features, rois):
         Local(3, 2, 0.25),  #: ms2torch_roi.ROIAlign(3, 2, 0.25, 2, 1)
         roi(3, 2, 0.25),  #: ms2torch_roi.ROIAlign(3, 2, 0.25, 2, 1)
         (P.ROIAlign)(*size, SIZE["scale"]),  #: ms2torch_roi.ROIAlign(3, 2, 0.25, 2, 1)
-        P.ROIAlign(*ARGUMENTS, **{"spatial_scale": 0.25}),  #: ms2torch_roi.ROIAlign(*ARGUMENTS, spatial_scale=0.25) [splat]
+        P.ROIAlign(*ARGUMENTS, **{"spatial_scale": 0.25}),  #: ms2torch_roi.ROIAlign(*ARGUMENTS, **{"spatial_scale": 0.25}) [splat]
         Holder().made,
     ]
     return ops.concat([op(features, rois) for op in made])

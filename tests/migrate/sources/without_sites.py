@@ -33,6 +33,7 @@ class Head(ms_nn.Cell):
         self.roi_align = ROIAlign(7)
         self.crop = P.CropAndResize()
         self.from_config = config.ROIAlign(7, 7, 0.25)
+        self.other = ms_ops.make().ROIAlign(7), P.models[0].ROIAlign(7, 7, 0.25)
         self.zeros = ms_ops.zeros((3, 5))
 
     def construct(self, x, ROIAlign):
