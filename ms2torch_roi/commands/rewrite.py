@@ -92,6 +92,5 @@ def _write(texts: list[tuple[File, str]]) -> None:
 def _diff(path: Path, before: str, after: str) -> Iterator[str]:
     from ..migrate.source import split_lines
 
-    old, new = ([line for line in split_lines(text) if line] for text in (before, after))
-    for line in difflib.unified_diff(old, new, f"a/{path}", f"b/{path}"):
+    for line in difflib.unified_diff(split_lines(before), split_lines(after), f"a/{path}", f"b/{path}"):
         yield line if line.endswith(("\n", "\r")) else f"{line}\n\\ No newline at end of file\n"

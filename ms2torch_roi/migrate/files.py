@@ -121,7 +121,7 @@ def _read(path: Path, mention: re.Pattern[bytes] | None) -> File | str | None:
             cell, line = notebook.place(error.lineno) if notebook is not None else (None, error.lineno)
             place = f"{line}:" if cell is None else f"cell {cell}:{line}:"
         return f"{path}:{place} {error.msg}"
-    except RecursionError:
+    except (RecursionError, MemoryError):
         return f"{path}: it is nested too deeply"
     except OSError as error:
         return f"{path}: {error.strerror}"

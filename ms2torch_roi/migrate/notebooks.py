@@ -77,7 +77,7 @@ def read(raw: str) -> Notebook:
     """
     cells, code = [], ""
     for number, literals, is_list in _sources(_parsed(raw)):
-        cell = Cell(number, code.count("\n") + 1, literals, is_list)
+        cell = Cell(number, len(split_lines(code)) + 1, literals, is_list)
         python = _as_python(cell.text)
         if python is not None:
             cells.append(cell)
@@ -166,5 +166,5 @@ def _as_json(notebook: Notebook, cell: Cell, text: str) -> str:
     separator = "," + before[len(before.rstrip()) :]
     if len(cell.literals) > 1:
         separator = notebook.raw[cell.literals[0].end : cell.literals[1].start]
-    lines = [line for line in split_lines(text) if line] if cell.is_list else [text]
+    lines = split_lines(text) if cell.is_list else [text]
     return separator.join(written.get(line, json.dumps(line, ensure_ascii=notebook.raw.isascii())) for line in lines)

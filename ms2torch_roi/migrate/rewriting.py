@@ -120,7 +120,8 @@ def _import(source: Source) -> Iterator[Edit]:
         place = source.end_of_line(last)
         yield Edit(place, place, f"{newline}{gap}import {PACKAGE}")
     else:
-        place = source.line(body[0]), 0
+        decorators = body[0].decorators if isinstance(body[0], cst.FunctionDef | cst.ClassDef) else ()
+        place = source.line([*decorators, body[0]][0]), 0
         yield Edit(place, place, f"import {PACKAGE}{newline}{newline}")
 
 

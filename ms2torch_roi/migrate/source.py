@@ -16,6 +16,8 @@ Node = TypeVar("Node", bound=cst.CSTNode)
 # A name, which may be dotted.
 Name: TypeAlias = cst.Name | cst.Attribute
 
+# LibCST takes some five Python frames for each level of a syntax tree, and Python allows 1000.
+_DEEPEST = 200
 
 _PROVIDERS = (
     metadata.ParentNodeProvider,
@@ -27,7 +29,14 @@ _PROVIDERS = (
 
 def split_lines(text: str) -> list[str]:
     """Split a text into lines, with their ends, where Python does: not at a form feed, as str.splitlines does."""
-    return re.split(r"(?<=\n)|(?<=\r)(?!\n)", text)
+    return [line for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", text) if line]
+
+
+def _depth(tree: ast.AST) -> int:
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
 
 
 def dotted_name(node: cst.CSTNode) -> str | None:
@@ -43,13 +52,16 @@ class Source:
 
     Raises:
         SyntaxError: it is no Python.
+        RecursionError: it is nested too deeply.
     """
 
     def __init__(self, text: str) -> None:
-        # LibCST's parser ends the process on what is nested too deeply; Python's refuses it, and says more.
+        # Python's parser says more of what is wrong, and LibCST's never comes back from what is nested too deeply.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ast.parse(text)
+            tree = ast.parse(text)
+        if _depth(tree) > _DEEPEST:
+            raise RecursionError
         self._lines = split_lines(text)
         try:
             module = cst.parse_module(text)

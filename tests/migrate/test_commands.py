@@ -155,7 +155,8 @@ BAD = {
     "no UTF-8": ("bad.py", "x = 1\ny = 2\nz = 'é'\n".encode("latin-1"), "bad.py: 'utf-8' codec can't decode byte 0xe9"),
     "no such encoding": ("bad.py", b"# coding: martian\n", "bad.py: unknown encoding"),
     "nested": ("bad.py", b"(" * 5000, "bad.py:1: too many nested parentheses"),
-    "long": ("bad.py", b"x = " + b"1 + " * 20000 + b"1", "bad.py: it is nested too deeply"),
+    "a long sum": ("bad.py", b"x = " + b"1 + " * 20000 + b"1", "bad.py: it is nested too deeply"),
+    "a longer sum than LibCST can read": ("bad.py", b"x = " + b"1 + " * 400 + b"1", "bad.py: it is nested too deeply"),
     "no notebook": ("bad.ipynb", b"{", "bad.ipynb: Expecting property name"),
 }
 

@@ -73,6 +73,20 @@ def test_all_else_is_kept_byte_for_byte(tmp_path, style, as_lists, end):
     assert not rewriting.rewritable(again.found)
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n"])
+def test_cells_are_told_apart_however_they_end(tmp_path, end):
+    head = f"import mindspore as ms{end}"
+    cells = [("code", head), ("code", f"ms.ops.ROIAlign(7, 7, 0.25){end}")]
+    file = read(tmp_path, json.dumps(notebook(cells)))
+    assert [file.place(site.line) for site in file.found.sites] == [(2, 1)]
+    after = json.loads(file.rewritten(rewriting.rewritable(file.found)))
+    newline = "\n" if end in ("", "\n\n") else end
+    assert ["".join(cell["source"]) for cell in after["cells"]] == [
+        f"import mindspore as ms{newline}import ms2torch_roi{end}",
+        f"ms2torch_roi.ROIAlign(7, 7, 0.25){end}",
+    ]
+
+
 def test_lines_that_do_not_change_keep_their_own_spelling(tmp_path):
     before = (
         r'{"cells": [{"cell_type": "code", "source": ["from mindspore.ops import ROIAlign\n",'

@@ -41,6 +41,10 @@ def test_it_is_done_at_once(name):
     ("before", "after"),
     [
         (MINDSPORE + SITE, MINDSPORE + IMPORT + REWRITTEN),
+        (
+            "# Comment.\n@staticmethod\n@property\ndef f():\n    " + MINDSPORE + "    " + SITE,
+            "# Comment.\n" + IMPORT + "\n@staticmethod\n@property\ndef f():\n    " + MINDSPORE + "    " + REWRITTEN,
+        ),
         ('"""Doc."""\n' + MINDSPORE + "x = 1\n" + SITE, '"""Doc."""\n' + MINDSPORE + IMPORT + "x = 1\n" + REWRITTEN),
         (
             "#!/usr/bin/python\n# Comment.\nif x:\n    " + MINDSPORE + SITE,

@@ -129,6 +129,12 @@ def test_the_table_of_calls_is_that_of_the_frameworks_and_the_ports_take_the_sam
         assert parameters(getattr(ms2torch_roi, name))[: len(table)] == table
 
 
+@pytest.mark.parametrize(("decorator", "values"), [("", [7]), ("@other\n", None)])
+def test_a_decorator_may_pass_other_arguments(decorator, values):
+    code = "from mindspore import ops\n{}def make(size):\n    return ops.ROIAlign(size, 7, 0.25)\nmake(7)\n"
+    assert sites.scan(code.format(decorator)).sites[0].arguments["pooled_height"].values == values
+
+
 @pytest.mark.parametrize("star", ["from own.layers import *", "from .layers import *"])
 def test_a_star_import_of_others_may_have_replaced_the_name(star):
     [site] = sites.scan(f"from mindspore.ops import *\n{star}\nop = ROIAlign(7, 7, 0.25)\n").sites
