@@ -74,8 +74,6 @@ class Source:
         self._positions = self._wrapper.resolve(metadata.PositionProvider)
         self._scopes = self._wrapper.resolve(metadata.ScopeProvider)
         self._contexts = self._wrapper.resolve(metadata.ExpressionContextProvider)
-        imported = [alias.name for node in self.nodes(cst.Import) for alias in node.names if alias.asname is None]
-        self._packages = {self.text(name).partition(".")[0] for name in imported}
         self.star_imports = [
             "." * len(node.relative) + (self.text(node.module) if node.module is not None else "")
             for node in self.nodes(cst.ImportFrom)
@@ -155,11 +153,8 @@ class Source:
         prefix, in_full = name, f"{name}.{attribute}" if attribute else name
         while prefix and not scope[prefix]:
             prefix = prefix.rpartition(".")[0]
-        if not prefix:
-            # import torchvision.models makes torchvision.ops known too.
-            return [in_full] if name.partition(".")[0] in self._packages else []
         names: list[str | None] = []
-        for assignment in scope[prefix]:
+        for assignment in scope[prefix] if prefix else ():
             if isinstance(assignment, metadata.ImportAssignment):
                 names += [found.name for found in assignment.get_qualified_names_for(in_full)]
             elif not (isinstance(assignment, metadata.Assignment) and self._is_none(assignment.node)):

@@ -17,7 +17,8 @@ CELLS = [
     ("code", "%%bash\nP.ROIAlign(7, 7, 0.25)"),
     (
         "code",
-        "%%time\nscale = 1 / 16\nfiles = !ls\nif files:\n    %timeit 1\nP.ROIAlign?\npool = P.ROIAlign(7, 7, scale)",
+        "%%time\nscale = 1 / 16\nfiles = !ls\nif files:\n    %timeit 1\n"
+        "P.ROIAlign?\npool = P.ROIAlign(7, 7, scale)  # é",
     ),
     ("code", "def head(é):\n    return ms.ops.ROIAlign(7, 7, 0.25, roi_end_mode=2)\n\nx = '%s' % (\n    1\n    % 2)\n"),
 ]

@@ -73,7 +73,7 @@ def value(expression, before="", inside=""):
         ("given", "", "", None),  # nobody calls it here
         ("given", "", "Head(7)", [7]),
         ("given", "", "Head(); Head(given=7); Head(7)", [5, 7]),
-        ("given", "", "Head(*given)", None),
+        ("given", "SIZES = [7]", "Head(*SIZES)", None),
         ("given", "", "Head(7); print(Head)", None),
         ("given", "", "Head(7); super(Head, self).__init__()", [7]),
         ("size", "SIZES = [7, 14]", "[Head(size) for size in SIZES]", None),
