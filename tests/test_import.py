@@ -69,7 +69,7 @@ def test_missing_mindspore_names_the_extra():
 
 def test_extras_named_in_errors_exist():
     extras = importlib.metadata.metadata("ms2torch-roi").get_all("Provides-Extra")
-    assert set(extras) == {"torch", "mindspore", "cli", "plot", "all", "test", "dev"}
+    assert set(extras) == {"torch", "mindspore", "cli", "plot", "port", "all", "test", "dev"}
 
 
 def test_package_itself_depends_on_numpy_alone():

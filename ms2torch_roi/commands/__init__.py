@@ -6,15 +6,13 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 # In the order in which --help lists them.
-NAMES = ("check", "replay", "merge", "identify", "explain")
+NAMES = ("check", "replay", "merge", "identify", "explain", "scan", "rewrite")
 
 PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 STATUSES = "Exit status: 0 if all are identical, 1 if one differs, 2 if the {} could not run."
@@ -35,7 +33,4 @@ def make_console() -> Console:
         def on_broken_pipe(self) -> None:  # rich would exit with status 1, which stands for a difference
             raise BrokenPipeError
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
     return ReportConsole()

@@ -1,0 +1,309 @@
+"""Finding the RoIAlign calls in a source, what their arguments are, and what they become."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import libcst as cst
+
+from . import surroundings, values
+from .forms import LIBRARIES, PORTS, REQUIRED, TO_TORCH, Form, form_in, form_of
+from .source import Name, Source
+from .surroundings import Note
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument as it stands in the source, and the values that it may have, None if that cannot be told."""
+
+    text: str
+    values: list[Any] | None
+
+    @property
+    def resolved(self) -> str:
+        """Its value if it has one, otherwise its text."""
+        return repr(self.values[0]) if self.values is not None and len(self.values) == 1 else self.text
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where an operator is called, or used in another way.
+
+    Args:
+        line: where it begins, from 1.
+        form: which operator it is.
+        text: of the call in the source, or of whatever uses the operator.
+        arguments: those given, by the names that the port has for them; by their numbers a splat and what it hides.
+        becomes: the port's call, with the values that are known; None if there is none.
+        left: why it is not rewritten, None if it is.
+        notes: what a person should know about it.
+        operator: the node that names the operator, to be rewritten; None where another site has it (an alias).
+        call: the node of the call, None if there is none.
+    """
+
+    line: int
+    form: Form
+    text: str
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+    becomes: str | None = None
+    left: str | None = None
+    notes: tuple[Note, ...] = ()
+    operator: Name | None = field(default=None, repr=False, compare=False)
+    call: cst.Call | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def needs_person(self) -> bool:
+        return self.left is not None or any(note.needs_person for note in self.notes)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found in a source: the sites, and what around them matters to all of them, in the order of lines."""
+
+    sites: tuple[Site, ...]
+    notes: tuple[Note, ...]
+
+
+def scan(text: str) -> Scan:
+    r"""Find every RoIAlign of MindSpore, torchvision, detectron2 and mmcv that a source calls or uses.
+
+    Raises:
+        SyntaxError: it is no Python.
+
+    >>> [site] = scan("from mindspore.ops import operations as P\npool = P.ROIAlign(7, 7, 1.0 / 16)").sites
+    >>> site.line, site.becomes
+    (2, 'ms2torch_roi.ROIAlign(7, 7, 0.0625, 2, 1)')
+    """
+    return scan_source(Source(text))
+
+
+def scan_source(source: Source) -> Scan:
+    """Find them in a source that is parsed already."""
+    sites = tuple(sorted(_Finder(source).sites(), key=lambda site: site.line))
+    notes = surroundings.graph_mode(source)
+    if sites:
+        notes += surroundings.levels(source) + surroundings.padded_rois(source)
+    return Scan(sites, tuple(sorted(notes, key=lambda note: note.line)))
+
+
+class _Finder:
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.patches = dict(self._patches())
+
+    def sites(self) -> Iterator[Site]:
+        for node, form in self.patches.items():
+            yield self._other_use(node, form, "a monkey patch: it does not reach the port")
+        for node in self.source.names():
+            if node not in self.patches and self.source.is_expression(node):
+                meanings = self._meanings(node)
+                for operator in [meaning for meaning in meanings if meaning is not None][:1]:
+                    yield from self._sites_at(node, operator, self._doubt(node, operator, meanings))
+
+    def _meanings(self, node: cst.CSTNode, attribute: str = "") -> list[Form | None]:
+        """Return what a name, or an attribute of it, may be: operators, or None for anything else."""
+        names = self.source.imported_names(node, attribute)
+        if names:
+            return [None if name is None else form_of(name) for name in names]
+        name = f"{self.source.text(node)}.{attribute}" if attribute else self.source.text(node)
+        meanings = []
+        for module in self.source.star_imports:
+            form = form_in(module, name)
+            if form is not None or module.partition(".")[0] not in LIBRARIES | sys.stdlib_module_names:
+                meanings.append(form)
+        return meanings
+
+    def _doubt(self, node: Name, form: Form, meanings: Sequence[Form | None]) -> str | None:
+        """Return why a name may not be the operator that it seems to be, if so."""
+        if any(meaning is not form for meaning in meanings):
+            return f"{self.source.text(node)} may be something else, by another import or a definition"
+        patch = next((patch for patch, patched in self.patches.items() if patched is form), None)
+        return None if patch is None else f"the operator is changed on line {self.source.line(patch)}"
+
+    def _patches(self) -> Iterator[tuple[cst.CSTNode, Form]]:
+        """Find what is assigned to an operator, to its place in a module, or to something of it."""
+        for stored in filter(self.source.is_stored, self.source.nodes(cst.Attribute)):
+            node: cst.BaseExpression | None = stored
+            while isinstance(node, cst.Name | cst.Attribute):
+                for form in self._meanings(node):
+                    if form is not None:
+                        yield node, form
+                node = node.value if isinstance(node, cst.Attribute) else None
+        for call in self.source.nodes(cst.Call):
+            if isinstance(call.func, cst.Name) and call.func.value == "setattr" and len(call.args) == 3:
+                owner, attribute = call.args[0].value, values.possible_values(self.source, call.args[1].value) or [""]
+                meanings = [*self._meanings(owner), *self._meanings(owner, str(attribute[0]))]
+                yield from ((owner, form) for form in meanings if form is not None)
+
+    def _sites_at(self, node: Name, form: Form, doubt: str | None) -> Iterator[Site]:
+        parent = self.source.parent(node)
+        if isinstance(parent, cst.Call) and parent.func is node:
+            yield self._call(parent, form, node, doubt)
+        elif isinstance(parent, cst.Assign | cst.AnnAssign):
+            yield from self._alias(node, parent, form, doubt)
+        elif not (form.is_function and isinstance(parent, cst.Attribute)):  # a module of that name
+            yield self._other_use(node, form, doubt or "it is not called here, but used in another way")
+
+    def _other_use(self, node: cst.CSTNode, form: Form, left: str) -> Site:
+        whole = node
+        for ancestor in self.source.ancestors(node):
+            if isinstance(ancestor, cst.BaseSmallStatement | cst.BaseExpression | cst.Arg | cst.AssignTarget):
+                whole = ancestor
+            else:
+                break
+        return Site(self.source.line(whole), form, self.source.text(whole), left=left)
+
+    def _alias(self, node: Name, assign: cst.Assign | cst.AnnAssign, form: Form, doubt: str | None) -> Iterator[Site]:
+        """Find the calls of an operator by the name that it is assigned to."""
+        target, *others = self.source.targets(assign)
+        uses = self.source.uses(target) if not others and self.source.definition(target) is target else None
+        if uses is None:
+            yield self._other_use(node, form, doubt or "it is assigned to what may have another value")
+            return
+        sites, left = [], doubt if form.keeps_arguments else doubt or "its calls need other arguments"
+        for use in uses:
+            call = self.source.parent(use)
+            if isinstance(call, cst.Call) and call.func is use:
+                sites.append(self._call(call, form, None, doubt))
+                left = left or (sites[-1].left and f"line {sites[-1].line}: {sites[-1].left}")
+            else:
+                left = left or f"line {self.source.line(use)}: it is not called there, but used in another way"
+        yield Site(
+            self.source.line(assign),
+            form,
+            self.source.text(assign),
+            becomes=None if form.target is None else f"{self.source.text(target)} = ms2torch_roi.{form.target}",
+            left=left,
+            operator=node,
+        )
+        for site in sites:
+            yield replace(site, left=site.left or (left and f"line {self.source.line(assign)}: {left}"))
+
+    def _call(self, call: cst.Call, form: Form, operator: Name | None, doubt: str | None) -> Site:
+        arguments, wrong = self._arguments(call, form)
+        if not form.keeps_arguments and any(argument.star for argument in call.args):
+            doubt = doubt or "the port takes other arguments, and there is a splat among these"
+        line = self.source.line(call)
+        return Site(
+            line,
+            form,
+            self.source.text(call),
+            arguments,
+            becomes=None if wrong else self._becomes(call, form, arguments),
+            left=doubt or wrong or _without_port(form, arguments) or self._use_of_object(call, form),
+            notes=tuple(Note(line, *note) for note in _notes(form, arguments)),
+            operator=operator,
+            call=call,
+        )
+
+    def _arguments(self, call: cst.Call, form: Form) -> tuple[dict[str, Argument], str | None]:
+        """Return what a call passes for each parameter, and what is wrong with it, if something is."""
+        arguments: dict[str, Argument] = {}
+        parameters, is_hidden = iter(form.parameters), False
+        for keyword, argument in self._given(call):
+            is_hidden = is_hidden or keyword == "*"
+            if keyword == "**" or (is_hidden and keyword in (None, "*")):
+                name = f"argument {len(arguments) + 1}"
+            else:
+                name = next(parameters, "") if keyword is None else form.renamed.get(keyword, keyword)
+                if name not in form.parameters or name in arguments:
+                    return arguments, f"{form.name} does not take {keyword or argument.text} here"
+            arguments[name] = argument
+        required = [name for name, default in form.parameters.items() if default is REQUIRED]
+        missing = [name for name in required if name not in arguments and not _hides(arguments)]
+        return arguments, f"{missing[0]} is not given" if missing else None
+
+    def _given(self, call: cst.Call) -> Iterator[tuple[str | None, Argument]]:
+        """Yield the arguments of a call, with their keywords, and those within splats; of one that hides them, * or **.
+
+        They are arguments of a splat where it has one value that is known.
+        """
+        for argument in call.args:
+            text, found = self.source.text(argument.value), values.possible_values(self.source, argument.value)
+            content = found[0] if argument.star and found is not None and len(found) == 1 else None
+            if isinstance(content, dict):
+                yield from ((str(key), Argument(repr(value), [value])) for key, value in content.items())
+            elif isinstance(content, list | tuple):
+                yield from ((None, Argument(repr(value), [value])) for value in content)
+            elif argument.star:
+                yield argument.star, Argument(argument.star + text, None)
+            else:
+                yield None if argument.keyword is None else argument.keyword.value, Argument(text, found)
+
+    def _becomes(self, call: cst.Call, form: Form, arguments: Mapping[str, Argument]) -> str | None:
+        if form.target is None:
+            return None
+        if _hides(arguments):
+            passed = [self.source.text(argument).rstrip(", ") for argument in call.args]
+        else:
+            defaults = {name: Argument(repr(form.parameters[name]), None) for name in PORTS[form.target]}
+            passed = [arguments.get(name, default).resolved for name, default in defaults.items()]
+        return f"ms2torch_roi.{form.target}({', '.join(passed)})"
+
+    def _use_of_object(self, call: cst.Call, form: Form) -> str | None:
+        """Return which attribute of the operator that a call makes is used, if the port may not have it."""
+        if form.is_function:
+            return None
+        targets = self.source.targets(self.source.parent(call))
+        for use in (call, *(use for target in targets for use in self.source.uses(target) or ())):
+            attribute = self.source.parent(use)
+            if isinstance(attribute, cst.Attribute) and attribute.attr.value not in form.parameters:
+                return f"line {self.source.line(attribute)}: .{attribute.attr.value} is the original's own"
+        return None
+
+
+def _values(form: Form, arguments: Mapping[str, Argument], name: str) -> list[Any] | None:
+    """Return the values that a parameter may have, None if that cannot be told."""
+    if name in arguments:
+        return arguments[name].values
+    default = form.parameters[name]
+    return None if default is REQUIRED or _hides(arguments) else [default]
+
+
+def _hides(arguments: Mapping[str, Argument]) -> bool:
+    """Whether a splat hides arguments."""
+    return any(argument.text.startswith("*") for argument in arguments.values())
+
+
+def _without_port(form: Form, arguments: Mapping[str, Argument]) -> str | None:
+    """Return why no call of a port does what a call with these arguments does, if so."""
+    if form.target is None:
+        return form.by_hand
+    for name, allowed in form.allowed.items():
+        found = _values(form, arguments, name)
+        if found is None and name not in PORTS[form.target]:
+            return f"{name} cannot be told, and the port has {' or '.join(map(repr, allowed))} only"
+        refused = [value for value in found or () if value not in allowed]
+        if refused:
+            return f"{name}={refused[0]!r} has no port"
+    return None
+
+
+def _notes(form: Form, arguments: Mapping[str, Argument]) -> Iterator[tuple[str, str, bool]]:
+    """Yield the kind and text of what a person should know of a call, and whether there is something to do."""
+    if _hides(arguments):
+        yield "splat", "a splat hides arguments: see what the others below would say of them", True
+    modes = _values(form, arguments, "roi_end_mode") if "roi_end_mode" in form.parameters else []
+    if modes is None and not _hides(arguments):
+        yield (
+            "mode-unknown",
+            f"roi_end_mode is {arguments['roi_end_mode'].text}, which cannot be told here: if it is 0 and the model is"
+            " trained, add backward_roi_end_mode=1; 2 and 3 have no port",
+            True,
+        )
+    if 0 in (modes or ()):
+        yield (
+            "mode-0",
+            "mode 0: its gradient in MindSpore is that of mode 1; if the model is trained, add"
+            " backward_roi_end_mode=1, which trains as MindSpore does",
+            True,
+        )
+    samples = _values(form, arguments, form.samples)
+    if any(isinstance(value, int) and value <= 0 for value in samples or ()):
+        if form.direction == TO_TORCH:
+            yield "adaptive-grid", "an adaptive grid depends on the values of rois: it cannot be exported", False
+        else:
+            yield "adaptive-grid", "an adaptive grid depends on the values of boxes: graph mode refuses it", True

@@ -1,0 +1,240 @@
+"""A source as LibCST reads it: its tree, and what the names in it are."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from typing import TypeAlias, TypeVar
+
+import libcst as cst
+from libcst import metadata
+
+Node = TypeVar("Node", bound=cst.CSTNode)
+
+# A name, which may be dotted.
+Name: TypeAlias = cst.Name | cst.Attribute
+
+# LibCST takes some five Python frames for each level of a syntax tree, and Python allows 1000.
+_DEEPEST = 200
+
+_PROVIDERS = (
+    metadata.ParentNodeProvider,
+    metadata.PositionProvider,
+    metadata.ScopeProvider,
+    metadata.ExpressionContextProvider,
+)
+
+
+def split_lines(text: str) -> list[str]:
+    """Split a text into lines, with their ends, where Python does: not at a form feed, as str.splitlines does."""
+    return [line for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", text) if line]
+
+
+def _depth(tree: ast.AST) -> int:
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
+
+
+def dotted_name(node: cst.CSTNode) -> str | None:
+    """Return the code of a name, which may be dotted, and None for other expressions."""
+    if isinstance(node, cst.Name):
+        return node.value
+    holder = dotted_name(node.value) if isinstance(node, cst.Attribute) else None
+    return f"{holder}.{node.attr.value}" if isinstance(node, cst.Attribute) and holder is not None else None
+
+
+class Source:
+    """The tree of a Python source, with parents, positions and scopes.
+
+    Raises:
+        SyntaxError: it is no Python.
+        RecursionError: it is nested too deeply.
+    """
+
+    def __init__(self, text: str) -> None:
+        # Python's parser says more of what is wrong, and LibCST's never comes back from what is nested too deeply.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text)
+        if _depth(tree) > _DEEPEST:
+            raise RecursionError
+        self._lines = split_lines(text)
+        try:
+            module = cst.parse_module(text)
+        except cst.ParserSyntaxError as error:  # newer syntax than LibCST knows
+            raise SyntaxError(error.message, (None, error.raw_line, error.raw_column, None)) from error
+        self._wrapper = metadata.MetadataWrapper(module)
+        self.module = self._wrapper.module
+        self._wrapper.resolve_many(_PROVIDERS)  # in one pass
+        self._parents = self._wrapper.resolve(metadata.ParentNodeProvider)
+        self._positions = self._wrapper.resolve(metadata.PositionProvider)
+        self._scopes = self._wrapper.resolve(metadata.ScopeProvider)
+        self._contexts = self._wrapper.resolve(metadata.ExpressionContextProvider)
+        self.star_imports = [
+            "." * len(node.relative) + (self.text(node.module) if node.module is not None else "")
+            for node in self.nodes(cst.ImportFrom)
+            if isinstance(node.names, cst.ImportStar)
+        ]
+        self._attributes_of_self: dict[tuple[cst.ClassDef, str], list[cst.Attribute]] = {}
+        for node in self.nodes(cst.Attribute):
+            owner = self.class_of_self(node)
+            if owner is not None:
+                self._attributes_of_self.setdefault((owner, node.attr.value), []).append(node)
+
+    def nodes(self, kind: type[Node]) -> list[Node]:
+        """Return all nodes of a kind, in the order of the source."""
+        return sorted((node for node in self._parents if isinstance(node, kind)), key=self.start)
+
+    def names(self) -> list[Name]:
+        """Return all names and attributes."""
+        return [*self.nodes(cst.Name), *self.nodes(cst.Attribute)]
+
+    def text(self, node: cst.CSTNode) -> str:
+        """Return the code of a node, in one line."""
+        return " ".join(self.module.code_for_node(node).split())
+
+    def start(self, node: cst.CSTNode) -> tuple[int, int]:
+        """Return the line, from 1, and the column, from 0, that a node begins at."""
+        position = self._positions[node].start
+        return position.line, position.column
+
+    def end(self, node: cst.CSTNode) -> tuple[int, int]:
+        """Return the line and the column that a node ends before."""
+        position = self._positions[node].end
+        return position.line, position.column
+
+    def end_of_line(self, node: cst.CSTNode) -> tuple[int, int]:
+        """Return where the line ends that a node ends in."""
+        line, _ = self.end(node)
+        return line, len(self._lines[line - 1].rstrip("\r\n"))
+
+    def line(self, node: cst.CSTNode) -> int:
+        return self.start(node)[0]
+
+    def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
+        return self._parents.get(node)
+
+    def ancestors(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+        """Return what a node is in, the innermost first."""
+        parent = self.parent(node)
+        while parent is not None:
+            yield parent
+            parent = self.parent(parent)
+
+    def enclosing(self, node: cst.CSTNode, kind: type[Node]) -> Node | None:
+        """Return the innermost node of a kind that a node is in."""
+        return next((ancestor for ancestor in self.ancestors(node) if isinstance(ancestor, kind)), None)
+
+    def is_stored(self, node: cst.CSTNode) -> bool:
+        """Whether a name or attribute is assigned to or deleted here."""
+        return self._contexts.get(node) in (metadata.ExpressionContext.STORE, metadata.ExpressionContext.DEL)
+
+    def is_expression(self, node: Name) -> bool:
+        """Whether a name is read as a value, rather than imported, assigned, a part or keyword, or an annotation."""
+        return (
+            self._scopes.get(node) is not None
+            and not self.is_stored(node)
+            and self.enclosing(node, cst.Annotation) is None
+        )
+
+    def imported_names(self, node: cst.CSTNode, attribute: str = "") -> list[str | None]:
+        """Return in full what a name, which may be dotted, or an attribute of it, is by the imports of the source.
+
+        There is one for each import that it may come from, None for what is no import, and none at all for a name that
+        nothing in the source defines. A value of None, as for a package that is not installed, counts for nothing.
+        """
+        scope, name = self._scopes.get(node), dotted_name(node)
+        if scope is None or name is None:
+            return []
+        prefix, in_full = name, f"{name}.{attribute}" if attribute else name
+        while prefix and not scope[prefix]:
+            prefix = prefix.rpartition(".")[0]
+        names: list[str | None] = []
+        for assignment in scope[prefix] if prefix else ():
+            if isinstance(assignment, metadata.ImportAssignment):
+                names += [found.name for found in assignment.get_qualified_names_for(in_full)]
+            elif not (isinstance(assignment, metadata.Assignment) and self._is_none(assignment.node)):
+                names.append(None)
+        return names
+
+    def _is_none(self, target: cst.CSTNode) -> bool:
+        value = self.stored_value(target)
+        return isinstance(value, cst.Name) and value.value == "None"
+
+    def class_of_method(self, function: cst.CSTNode) -> cst.ClassDef | None:
+        """Return the class that a function is a method of."""
+        scope = next((a for a in self.ancestors(function) if isinstance(a, cst.ClassDef | cst.FunctionDef)), None)
+        return scope if isinstance(function, cst.FunctionDef) and isinstance(scope, cst.ClassDef) else None
+
+    def class_of_self(self, node: cst.Attribute) -> cst.ClassDef | None:
+        """Return the class of ``self`` if the node is an attribute of it."""
+        if not isinstance(node.value, cst.Name):
+            return None
+        for function in self.ancestors(node):
+            if isinstance(function, cst.FunctionDef) and (owner := self.class_of_method(function)) is not None:
+                parameters = [*function.params.posonly_params, *function.params.params]
+                is_self = bool(parameters) and parameters[0].name.value == node.value.value
+                return owner if is_self else None
+        return None
+
+    def targets(self, assign: cst.CSTNode | None) -> list[cst.BaseExpression]:
+        """Return what an assignment assigns to, nothing if it is none."""
+        if isinstance(assign, cst.Assign):
+            return [target.target for target in assign.targets]
+        return [assign.target] if isinstance(assign, cst.AnnAssign) else []
+
+    def uses_of_attribute(self, owner: cst.ClassDef, name: str) -> Sequence[cst.Attribute]:
+        """Return every ``self.name`` in a class."""
+        return self._attributes_of_self.get((owner, name), ())
+
+    def stored_value(self, target: cst.CSTNode) -> cst.BaseExpression | None:
+        """Return what is assigned to a target, if the target is assigned to as a whole."""
+        parent = self.parent(target)
+        if isinstance(parent, cst.AssignTarget):
+            assign = self.parent(parent)
+            return assign.value if isinstance(assign, cst.Assign) else None
+        if isinstance(parent, cst.AnnAssign | cst.NamedExpr) and parent.target is target:
+            return parent.value
+        return None
+
+    def definition(self, node: cst.BaseExpression) -> cst.CSTNode | None:
+        """Return where a name or an attribute of ``self`` gets its value, if there is one such place in the source.
+
+        That is the name or attribute that is assigned to, a parameter, a class or a function.
+        """
+        if isinstance(node, cst.Name):
+            scope = self._scopes.get(node)
+            found = [] if scope is None else [*scope[node.value]]
+            return found[0].node if len(found) == 1 and type(found[0]) is metadata.Assignment else None
+        if isinstance(node, cst.Attribute) and (owner := self.class_of_self(node)) is not None:
+            stored: list[cst.CSTNode] = [
+                use for use in self.uses_of_attribute(owner, node.attr.value) if self.is_stored(use)
+            ]
+            stored += [a.node for a in self._in_body_of(owner, node.attr.value) if isinstance(a, metadata.Assignment)]
+            return stored[0] if len(stored) == 1 else None
+        return None
+
+    def _in_body_of(self, owner: cst.ClassDef, name: str) -> Collection[metadata.BaseAssignment]:
+        scope = self._scopes.get(owner.body.body[0]) if owner.body.body else None
+        return scope.assignments[name] if isinstance(scope, metadata.ClassScope) else ()
+
+    def uses(self, definition: cst.CSTNode) -> list[cst.CSTNode] | None:
+        """Return where what is defined here is used; None where that cannot be told."""
+        if isinstance(definition, cst.Attribute):
+            owner = self.class_of_self(definition)
+            if owner is None:
+                return None
+            return [use for use in self.uses_of_attribute(owner, definition.attr.value) if not self.is_stored(use)]
+        name = definition.name if isinstance(definition, cst.ClassDef | cst.FunctionDef) else definition
+        scope = self._scopes.get(definition)
+        if not isinstance(name, cst.Name) or scope is None or len(scope[name.value]) != 1:
+            return None
+        [assignment] = scope[name.value]
+        uses: list[cst.CSTNode] = [access.node for access in assignment.references]
+        if isinstance(scope, metadata.ClassScope) and (owner := self.enclosing(definition, cst.ClassDef)) is not None:
+            uses += [use for use in self.uses_of_attribute(owner, name.value) if not self.is_stored(use)]
+        return uses

@@ -1,0 +1,101 @@
+"""What around the calls of a source matters to all of them: graph mode, levels, and padded rois."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import libcst as cst
+
+from .source import Name, Source
+from .values import possible_values
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a person should know, and whether there is something to decide or to mend."""
+
+    line: int
+    kind: str
+    text: str
+    needs_person: bool
+
+
+def graph_mode(source: Source) -> list[Note]:
+    """Return where a source sets MindSpore's graph mode, or compiles for it."""
+    text = (
+        "graph mode: ms2torch_roi.record sees nothing there, and ms2torch_roi.ROIAlign takes MindSpore's tensors in"
+        " PyNative mode only"
+    )
+    calls = [call for call in source.nodes(cst.Call) if _sets_graph_mode(source, call)]
+    compiled = [name for name in source.names() if _is_jit(source, name)]
+    return [Note(source.line(node), "graph-mode", text, True) for node in (*calls, *compiled)]
+
+
+def _sets_graph_mode(source: Source, call: cst.Call) -> bool:
+    if not any(re.fullmatch(r"mindspore\.(.+\.)?set_context", name or "") for name in source.imported_names(call.func)):
+        return False
+    for place, argument in enumerate(call.args):
+        is_mode = place == 0 if argument.keyword is None else argument.keyword.value == "mode"
+        if is_mode:
+            return "GRAPH_MODE" in source.text(argument.value) or possible_values(source, argument.value) == [0]
+    return False
+
+
+def _is_jit(source: Source, node: Name) -> bool:
+    return source.is_expression(node) and any(
+        re.fullmatch(r"mindspore\.(.+\.)?(jit|ms_function)", name or "") for name in source.imported_names(node)
+    )
+
+
+def levels(source: Source) -> list[Note]:
+    """Return the first place that looks as if it assigned rois to levels by a logarithm.
+
+    A guess by names: a logarithm in what is assigned to, or in a function, whose name has ``level`` or ``lvl`` in it.
+    """
+    text = (
+        "levels by a logarithm: the frameworks round it differently, so that some boxes get another level; compare the"
+        " levels, or choose them by thresholds on the size of a box"
+    )
+    for call in source.nodes(cst.Call):
+        if _last_name(call.func) in ("log", "log2"):
+            names = [*_assigned_names(source, call)]
+            function = source.enclosing(call, cst.FunctionDef)
+            names += [] if function is None else [function.name.value]
+            if any(re.search(r"lvl|level", name, re.IGNORECASE) for name in names):
+                return [Note(source.line(call), "levels", text, True)]
+    return []
+
+
+def padded_rois(source: Source) -> list[Note]:
+    """Return the first place that looks as if it padded rois.
+
+    A guess by names: zeros or a Pad in what is assigned to a name with ``roi`` or ``proposal`` in it.
+    """
+    text = (
+        "rois may be padded (zeros or a Pad are in what is assigned here): MindSpore leaves the rows of zero rois"
+        " unwritten, so that it differs from itself there; the port returns 0"
+    )
+    for call in source.nodes(cst.Call):
+        if _last_name(call.func) in ("pad", "zeros", "zeroslike", "zeros_like") and any(
+            re.search(r"roi|proposal", name, re.IGNORECASE) for name in _assigned_names(source, call)
+        ):
+            return [Note(source.line(call), "padded-rois", text, False)]
+    return []
+
+
+def _last_name(function: cst.BaseExpression) -> str:
+    """Return the last part of the name of what is called, in small letters: ``log2`` of ``P.Log2()(x)``."""
+    while isinstance(function, cst.Call):
+        function = function.func
+    if isinstance(function, cst.Attribute):
+        function = function.attr
+    return function.value.lower() if isinstance(function, cst.Name) else ""
+
+
+def _assigned_names(source: Source, node: cst.CSTNode) -> Iterator[str]:
+    """Return what the value that a node is in is assigned to."""
+    assign = source.enclosing(node, cst.Assign)
+    if assign is not None:
+        yield from (source.text(target.target) for target in assign.targets)

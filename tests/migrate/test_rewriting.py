@@ -1,0 +1,146 @@
+"""Rewriting changes the sites and nothing else, whatever the source looks like."""
+
+import pytest
+from marked import NAMES, expected_sites, read
+
+from ms2torch_roi.migrate import sites
+from ms2torch_roi.migrate.rewriting import rewrite
+
+IMPORT = "import ms2torch_roi\n"
+MINDSPORE = "from mindspore.ops import operations as P\n"
+SITE = "op = P.ROIAlign(7, 7, 0.25)\n"
+REWRITTEN = "op = ms2torch_roi.ROIAlign(7, 7, 0.25)\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_adds_an_import_and_changes_sites(name):
+    text = read(name)
+    becomes = {line for line, becomes, _, _ in expected_sites(text) if becomes}
+    before, after = text.splitlines(), rewrite(text).splitlines()
+    if becomes:
+        place = after.index("import ms2torch_roi")
+        gap = len(after) - len(before) - 1  # an empty line before the import, where it is the first
+        assert after[place - gap : place] == [""] * gap
+        del after[place - gap : place + 1]
+    assert len(before) == len(after)
+    changed = {line for line, (old, new) in enumerate(zip(before, after, strict=True), 1) if old != new}
+    assert changed <= becomes
+    for line in becomes - changed:
+        assert "roi(" in before[line - 1] or "self.operator(" in before[line - 1]  # calls by an alias
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_done_at_once(name):
+    once = rewrite(read(name))
+    compile(once, name, "exec")
+    assert rewrite(once) == once
+    assert all(site.left for site in sites.scan(once).sites)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (MINDSPORE + SITE, MINDSPORE + IMPORT + REWRITTEN),
+        (
+            "# Comment.\n@staticmethod\n@property\ndef f():\n    " + MINDSPORE + "    " + SITE,
+            "# Comment.\n" + IMPORT + "\n@staticmethod\n@property\ndef f():\n    " + MINDSPORE + "    " + REWRITTEN,
+        ),
+        ('"""Doc."""\n' + MINDSPORE + "x = 1\n" + SITE, '"""Doc."""\n' + MINDSPORE + IMPORT + "x = 1\n" + REWRITTEN),
+        (
+            "#!/usr/bin/python\n# Comment.\nif x:\n    " + MINDSPORE + SITE,
+            "#!/usr/bin/python\n# Comment.\n" + IMPORT + "\nif x:\n    " + MINDSPORE + REWRITTEN,
+        ),
+        (
+            '"""Doc."""\nfrom __future__ import annotations\ntry:\n    ' + MINDSPORE + "finally:\n    pass\n" + SITE,
+            '"""Doc."""\nfrom __future__ import annotations\n\n'
+            + IMPORT
+            + "try:\n    "
+            + MINDSPORE
+            + "finally:\n    pass\n"
+            + REWRITTEN,
+        ),
+        (
+            '"""Doc."""\ndef f():\n    ' + MINDSPORE + "    " + SITE,
+            '"""Doc."""\n\n' + IMPORT + "def f():\n    " + MINDSPORE + "    " + REWRITTEN,
+        ),
+        (
+            "from mindspore.ops import (  # operators\n    operations as P,\n)  # end\n" + SITE,
+            "from mindspore.ops import (  # operators\n    operations as P,\n)  # end\n" + IMPORT + REWRITTEN,
+        ),
+        (MINDSPORE + "import os; x = 1\n" + SITE, MINDSPORE + IMPORT + "import os; x = 1\n" + REWRITTEN),
+        (MINDSPORE + "\n\n" + SITE, MINDSPORE + IMPORT + "\n\n" + REWRITTEN),
+        (IMPORT + MINDSPORE + SITE, IMPORT + MINDSPORE + REWRITTEN),
+        (MINDSPORE + "import ms2torch_roi.params\n" + SITE, MINDSPORE + "import ms2torch_roi.params\n" + REWRITTEN),
+        (
+            MINDSPORE + "import ms2torch_roi as roi\n" + SITE,
+            MINDSPORE + "import ms2torch_roi as roi\n" + IMPORT + REWRITTEN,
+        ),
+        (MINDSPORE + SITE.rstrip(), MINDSPORE + IMPORT + REWRITTEN.rstrip()),
+        (MINDSPORE + "def f():\n\t" + SITE, MINDSPORE + IMPORT + "def f():\n\t" + REWRITTEN),
+        (MINDSPORE + "\f\n" + SITE, MINDSPORE + IMPORT + "\f\n" + REWRITTEN),
+        (
+            MINDSPORE + "s = 'é\u2028𝄞'; " + SITE,
+            MINDSPORE + IMPORT + "s = 'é\u2028𝄞'; " + REWRITTEN,
+        ),
+        (
+            MINDSPORE + "op = P . ROIAlign ( 7,7, 0.25 , )# x\n",
+            MINDSPORE + IMPORT + "op = ms2torch_roi.ROIAlign ( 7,7, 0.25 , )# x\n",
+        ),
+        (
+            MINDSPORE + "op = P.\\\n    ROIAlign(7, 7, 0.25)\n",
+            MINDSPORE + IMPORT + "op = ms2torch_roi.ROIAlign(7, 7, 0.25)\n",
+        ),
+        (
+            MINDSPORE + "op = (P.ROIAlign)(7, 7, 0.25)\n",
+            MINDSPORE + IMPORT + "op = (ms2torch_roi.ROIAlign)(7, 7, 0.25)\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_it_keeps_all_else_and_imports_the_package_after_the_first_imports(before, after, newline):
+    before, after = (text.replace("\n", newline) for text in (before, after))
+    assert rewrite(before) == after
+    assert rewrite(after) == after
+
+
+MMCV = "from mmcv.ops import RoIAlign\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("7, 0.25, 2, 'avg', False", "7, 0.25, 2, aligned=False"),
+        ("7, 0.25, 2, 'avg', True, True", "7, 0.25, 2, aligned=True"),
+        ("7, 0.25, 2, 'avg'", "7, 0.25, 2, aligned=True"),
+        ("7, 0.25, 2, 'avg',", "7, 0.25, 2, aligned=True,"),
+        ("7, 0.25, 2, pool_mode='avg', aligned=False", "7, 0.25, 2, aligned=False"),
+        ("7", "7, spatial_scale=1.0, sampling_ratio=0, aligned=True"),
+        (
+            "\n    out_size=7,  # bins\n    sample_num=2,\n",
+            "\n    output_size=7,  # bins\n    sampling_ratio=2, spatial_scale=1.0, aligned=True,\n",
+        ),
+        (
+            "pool_mode='avg', use_torchvision=True, output_size=7",
+            "output_size=7, spatial_scale=1.0, sampling_ratio=0, aligned=True",
+        ),
+        (
+            "use_torchvision=False, output_size=7, pool_mode='avg', aligned=x, spatial_scale=s, sampling_ratio=n",
+            "output_size=7, aligned=x, spatial_scale=s, sampling_ratio=n",
+        ),
+        (
+            "RoIAlign(7, 0.25, 2)(x, y).shape[0], 0.25, 2",
+            "ms2torch_roi.RoIAlign(7, 0.25, 2, aligned=True)(x, y).shape[0], 0.25, 2, aligned=True",
+        ),
+    ],
+)
+def test_arguments_of_mmcv_become_those_of_the_port(before, after):
+    assert rewrite(f"{MMCV}op = RoIAlign({before})\n") == f"{MMCV}{IMPORT}op = ms2torch_roi.RoIAlign({after})\n"
+
+
+def test_one_direction_leaves_the_calls_of_the_other():
+    text = MINDSPORE + MMCV + SITE + "pool = RoIAlign(7, 0.25, 2, aligned=True)\n"
+    to_torch = MINDSPORE + MMCV + IMPORT + REWRITTEN + "pool = RoIAlign(7, 0.25, 2, aligned=True)\n"
+    to_mindspore = MINDSPORE + MMCV + IMPORT + SITE + "pool = ms2torch_roi.RoIAlign(7, 0.25, 2, aligned=True)\n"
+    assert rewrite(text, "to-torch") == to_torch
+    assert rewrite(text, "to-mindspore") == to_mindspore
+    assert rewrite(to_torch, "to-mindspore") == rewrite(text)
