@@ -278,7 +278,8 @@ def _without_port(form: Form, arguments: Mapping[str, Argument]) -> str | None:
             return f"{name} cannot be told, and the port has {' or '.join(map(repr, allowed))} only"
         refused = [value for value in found or () if value not in allowed]
         if refused:
-            return f"{name}={refused[0]!r} has no port"
+            how = "needs a rule of Ascend's kernels too" if name == "roi_end_mode" else "has no port"
+            return f"{name}={refused[0]!r} {how}"
     return None
 
 
@@ -291,7 +292,7 @@ def _notes(form: Form, arguments: Mapping[str, Argument]) -> Iterator[tuple[str,
         yield (
             "mode-unknown",
             f"roi_end_mode is {arguments['roi_end_mode'].text}, which cannot be told here: if it is 0 and the model is"
-            " trained, add backward_roi_end_mode=1; 2 and 3 have no port",
+            " trained, add backward_roi_end_mode=1; 2 and 3 need a rule of Ascend's too",
             True,
         )
     if 0 in (modes or ()):

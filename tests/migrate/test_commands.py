@@ -44,7 +44,7 @@ def test_scan_prints_each_site_and_its_status_says_whether_there_is_something_to
     )
     (project / "package" / "head.py").write_text(MINDSPORE.replace("0.25", "0.25, 2, 2"))
     assert run(scan, project) == 1
-    assert "is left to you: roi_end_mode=2 has no port" in capsys.readouterr().out
+    assert "is left to you: roi_end_mode=2 needs a rule of Ascend's kernels too" in capsys.readouterr().out
 
 
 def test_scan_finds_graph_mode_in_other_files_where_the_operator_is_called(project, capsys):
@@ -107,7 +107,10 @@ def test_what_is_left_is_named_and_the_rest_is_rewritten(project, capsys):
     assert run(rewrite, project) == 1
     assert "zero = ms2torch_roi.ROIAlign(7, 7, 0.25, 2, 0)\n" in head.read_text()
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == f"{head}:3: left: P.ROIAlign(7, 7, 0.25, 2, 2): roi_end_mode=2 has no port"
+    assert (
+        printed[0]
+        == f"{head}:3: left: P.ROIAlign(7, 7, 0.25, 2, 2): roi_end_mode=2 needs a rule of Ascend's kernels too"
+    )
     assert printed[1].startswith(f"{head}:4: needs a person: mode 0: ")
     assert printed[2:] == ["2 sites rewritten in 1 file, 1 left."]
 
