@@ -18,7 +18,9 @@ EPILOG = STATUSES.format("replay")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="recorded calls, or folders of them")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="recorded calls, or folders or .zip files of them"
+    )
     parser.add_argument(
         "--golden", action="store_true", help="replay the calls of every supported MindSpore that come with the package"
     )
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         files, others = campaign.recorded_files(paths)
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
-    reporting.check_reports(options, files)
+    reporting.check_reports(options, (*files, *paths))
     replay = campaign.Replay(files, options.backward_roi_end_mode, arguments.tolerance_of(options))
     versions = operators.versions()
     run = report.Run(
