@@ -22,9 +22,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add how to run the cases, and what tolerance is allowed."""
     parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--shard", type=_shard, metavar="I/N", help="run the I-th of N parts; merge puts them together")
-    parser.add_argument("--atol", type=_tolerance, default=0.0, metavar="A", help="values may differ by A (default: 0)")
+    parser.add_argument("--atol", type=tolerance, default=0.0, metavar="A", help="values may differ by A (default: 0)")
     parser.add_argument(
-        "--rtol", type=_tolerance, default=0.0, metavar="R", help="and by R times what is expected (default: 0)"
+        "--rtol", type=tolerance, default=0.0, metavar="R", help="and by R times what is expected (default: 0)"
     )
     parser.add_argument(
         "--max-differing",
@@ -32,6 +32,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="and N values of a case by more (default: 0)",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the device that torch runs the port to it on."""
+    parser.add_argument(
+        "--device", default="cpu", metavar="D", help="where torch runs its port: cuda, cuda:1 (default: %(default)s)"
     )
 
 
@@ -51,7 +58,8 @@ def _positive(text: str) -> int:
     return _number(int, text, 1, "a whole number of 1 or more")
 
 
-def _tolerance(text: str) -> float:
+def tolerance(text: str) -> float:
+    """Return a number that values may differ by, for ``type=``."""
     return _number(float, text, 0, "a number of 0 or more")
 
 

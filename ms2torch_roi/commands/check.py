@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare the port to torch with the NumPy reference instead of MindSpore",
     )
+    arguments.add_device(parser)
     arguments.add_run_options(parser)
     arguments.add_report_options(parser)
 
@@ -59,7 +60,11 @@ def run(options: argparse.Namespace) -> int:
     with_mindspore = not options.without_mindspore
     if options.direction == "to-mindspore" and not with_mindspore:
         raise CouldNotRunError("--direction to-mindspore needs MindSpore: it does not go with --without-mindspore")
+    if options.direction == "to-mindspore" and options.device != "cpu":
+        raise CouldNotRunError(f"--direction to-mindspore runs on a CPU: it does not go with --device {options.device}")
     directions = [options.direction] if options.direction else DIRECTIONS
+    if options.device != "cpu":
+        directions = ["to-torch"]
     check = campaign.Check(
         random_cases=options.cases,
         workloads=options.cases // CASES_FOR_A_WORKLOAD if options.workloads is None else options.workloads,
@@ -67,11 +72,15 @@ def run(options: argparse.Namespace) -> int:
         directions=tuple(directions if with_mindspore else ["to-torch"]),
         with_mindspore=with_mindspore,
         tolerance=arguments.tolerance_of(options),
+        device=options.device,
     )
     try:
         if with_mindspore:
             operators.import_mindspore()
         operators.port(cases.documented_cases()[0])
+        engine = operators.engine(options.device)
+    except ValueError as error:
+        raise CouldNotRunError(f"--device: {error}") from error
     except ImportError as error:
         hint = ", or use --without-mindspore" if "MindSpore is not installed" in str(error) else ""
         raise CouldNotRunError(f"{error}{hint}") from error
@@ -80,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     oracle = "frameworks" if with_mindspore else "reference"
     run = report.Run(
         oracle=oracle,
-        headline=report.headline(oracle, versions),
+        headline=report.headline(oracle, versions, engine),
         versions=versions,
         numbers=len(check),
         settings=dataclasses.asdict(check),

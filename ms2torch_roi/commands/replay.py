@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from .. import params
 from . import STATUSES, CouldNotRunError, arguments, make_console, reporting
 
 HELP = "compare the ports with calls that ms2torch_roi.record has recorded"
@@ -27,9 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backward-roi-end-mode",
         type=int,
-        choices=(0, 1),
+        choices=(0, 1, 2, 3),
         help="of the port to torch: 1 for the gradient that MindSpore has in mode 0 (default: as roi_end_mode)",
     )
+    parser.add_argument(
+        "--rule",
+        choices=tuple(params.MODES),
+        default="cpu",
+        help="what the calls of MindSpore's operator are computed by, as ms2torch-roi identify finds it (default:"
+        " %(default)s)",
+    )
+    parser.add_argument(
+        "--backward-rule", choices=tuple(params.MODES), help="and what their gradients are (default: as --rule)"
+    )
+    arguments.add_device(parser)
     arguments.add_run_options(parser)
     arguments.add_report_options(parser)
 
@@ -47,17 +59,33 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
     reporting.check_reports(options, (*files, *paths))
-    replay = campaign.Replay(files, options.backward_roi_end_mode, arguments.tolerance_of(options))
+    try:
+        engine = operators.engine(options.device)
+    except (ImportError, ValueError) as error:
+        if options.device != "cpu":
+            raise CouldNotRunError(f"--device: {error}") from error
+        engine = ""
+    replay = campaign.Replay(
+        files,
+        options.backward_roi_end_mode,
+        arguments.tolerance_of(options),
+        options.rule,
+        options.backward_rule,
+        options.device,
+    )
     versions = operators.versions()
     run = report.Run(
         oracle="recording",
-        headline=report.headline("recording", versions),
+        headline=report.headline("recording", versions, engine),
         versions=versions,
         numbers=len(replay),
         settings={
             "files": [str(file) for file in files],
             "backward_roi_end_mode": options.backward_roi_end_mode,
             "tolerance": dataclasses.asdict(replay.tolerance),
+            "rule": options.rule,
+            "backward_rule": options.backward_rule,
+            "device": options.device,
         },
         notes=[f"Not compared: {file} is no recorded call." for file in others],
     )

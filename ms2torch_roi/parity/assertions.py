@@ -51,8 +51,11 @@ def assert_parity(
     - ``output_size``, ``spatial_scale=1.0``, ``sampling_ratio=-1``, ``aligned=False``: a call of
       ``torchvision.ops.roi_align``, which is ported to MindSpore, as :class:`ms2torch_roi.RoIAlign`.
 
-    Arrays may be torch tensors, NumPy arrays or MindSpore tensors, on any device; both operators run on the CPU. Rows
-    that the original does not define are not compared. NaN equals NaN, and 0 equals -0.
+    Arrays may be torch tensors, NumPy arrays or MindSpore tensors, on any device. The original runs on the CPU, and
+    so does the port, unless ``features`` is a torch tensor on another device. A call of MindSpore may have a ``rule``,
+    as :class:`ms2torch_roi.ROIAlign` has: on Ascend ``expected`` is what the device gave, or by default what the NumPy
+    reference gives by that rule. Rows that the original does not define are not compared. NaN equals NaN, and 0
+    equals -0.
 
     Args:
         features: (N, C, H, W), float16 or float32; torchvision's ``input``.
@@ -91,7 +94,9 @@ def assert_parity(
     wanted: NDArray | Exception
     with kept_context():
         if actual is None:
-            got, got_from = operators.port(case), f"ms2torch_roi.{case.operator} on the CPU"
+            device = _device_of(features)
+            on = "the CPU" if device == "cpu" else device
+            got, got_from = operators.port(case, device), f"ms2torch_roi.{case.operator} on {on}"
         else:
             got, got_from = _without_undefined(case, _array("actual", actual)), "as given"
         if expected is None:
@@ -177,6 +182,12 @@ def _array(name: str, value: Any) -> NDArray:
     return array if array.flags.writeable else array.copy()  # torch warns of memory that it must not write to
 
 
+def _device_of(features: Any) -> str:
+    """Return the device of a torch tensor; that of other arrays is the CPU to torch."""
+    torch = sys.modules.get("torch")
+    return str(features.device) if torch is not None and isinstance(features, torch.Tensor) else "cpu"
+
+
 def _without_undefined(case: Case, actual: NDArray) -> NDArray:
     """Return the result with 0 in the rows that no operator but the port promises anything for."""
     if actual.shape[:1] != case.rois.shape[:1]:
@@ -193,6 +204,8 @@ def _checked_expected(case: _Case, expected: NDArray) -> NDArray:
 
 def _run_original(case: Case) -> tuple[NDArray | Exception, str]:
     """Return what the original gives, or its reference where it is not installed, and which of them it was."""
+    if isinstance(case, MindSporeCase) and case.rule not in ("cpu", "gpu"):
+        return operators.outcome(operators.reference, case), f"the NumPy reference of rule={case.rule!r}"
     needed = {"mindspore"} if isinstance(case, MindSporeCase) else {"torch", "torchvision"}
     if needed <= operators.versions().keys():
         return operators.outcome(operators.original, case), f"{case.name} on the CPU"

@@ -8,14 +8,14 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from . import cases, diagnosis, edges, operators, shrinking, verdicts
-from .cases import Case
+from . import cases, diagnosis, edges, identification, operators, shrinking, verdicts
+from .cases import Case, MindSporeCase
 from .recording import calls
 from .verdicts import EXACT, Tolerance, Verdict
 
@@ -36,6 +36,8 @@ _WORKLOADS: dict[str, Callable[[int, int], Case]] = {
 
 # Recorded calls that come with the package: one folder for each version of MindSpore.
 GOLDEN = Path(__file__).parent / "golden"
+
+NOT_ON_DEVICE = "of calls that must end in an error, which can end the process on this device"
 
 # Cases that a worker is handed at a time, at most.
 _CHUNK = 20
@@ -58,7 +60,8 @@ class Check:
     """The documented example, the catalogue of edges, and for each direction so many random cases and workloads.
 
     The ports are compared with both frameworks, or, without MindSpore, with the NumPy reference. Of workloads the
-    gradients are compared too, if both frameworks are there.
+    gradients are compared too, if both frameworks are there. ``device`` is where torch runs the port to it; on others
+    than a CPU no case runs that must end in an error, which may end the process there.
     """
 
     random_cases: int
@@ -67,6 +70,7 @@ class Check:
     directions: tuple[str, ...] = DIRECTIONS
     with_mindspore: bool = True
     tolerance: Tolerance = EXACT
+    device: str = "cpu"
 
     def __len__(self) -> int:
         return len(_listed_cases(self.directions)) + (self.random_cases + self.workloads) * len(self.directions)
@@ -84,6 +88,8 @@ class Check:
     def verdicts(self, number: int) -> list[Verdict]:
         """Run one case on the original and the port, and on a round trip through both; or backward, if a workload."""
         case = self.case(number)
+        if case.raises is not None and self.device != "cpu":
+            return [Verdict(case.name, case.direction, case.category, number, left_out={NOT_ON_DEVICE: len(case.rois)})]
         expected = operators.outcome(self._original, case)
         found = [self._verdict(number, case, expected, operators.port, case.category)]
         if not self.with_mindspore or case.raises is not None:
@@ -120,24 +126,30 @@ class Check:
         return operators.original if self.with_mindspore else operators.reference
 
     def _verdict(
-        self, number: int, case: Case, expected: NDArray | Exception, port: operators.Operator, category: str
+        self, number: int, case: Case, expected: NDArray | Exception, port: Callable[..., NDArray], category: str
     ) -> Verdict:
-        actual = operators.outcome(port, case)
+        actual = operators.outcome(functools.partial(port, device=self._device(case)), case)
         verdict = replace(verdicts.judge(case, expected, actual, category, self.tolerance), number=number)
         if verdict.passed:
             return verdict
         return replace(
             verdict,
             explanation=_explained(diagnosis.explain, case, expected, actual),
-            reproduction=verdicts.reproduction(case, self._original.__name__, port.__name__),
+            reproduction=verdicts.reproduction(case, self._original.__name__, port.__name__, self._device(case)),
         )
+
+    def _device(self, case: Case) -> str:
+        return self.device if case.direction == "to-torch" else "cpu"
 
     def _verdict_on_gradient(self, number: int, case: Case) -> Verdict:
         output_gradient = operators.some_output_gradient(case)
         expected = operators.outcome(
             functools.partial(operators.original_gradient, output_gradient=output_gradient), case
         )
-        of_port = functools.partial(operators.gradient, output_gradient=output_gradient, backward_roi_end_mode=1)
+        device = self._device(case)
+        of_port = functools.partial(
+            operators.gradient, output_gradient=output_gradient, backward_roi_end_mode=1, device=device
+        )
         actual = operators.outcome(of_port, case)
         # Both originals can be had in the order of one thread, which the ports have too.
         verdict = verdicts.judge_gradient(case, expected, actual, GRADIENT, self.tolerance, bound=0.0)
@@ -148,7 +160,7 @@ class Check:
             verdict,
             number=number,
             explanation=_explained(explain, expected, actual),
-            reproduction=verdicts.reproduction_of_gradient(case),
+            reproduction=verdicts.reproduction_of_gradient(case, device),
         )
 
 
@@ -159,11 +171,18 @@ def _listed_cases(directions: tuple[str, ...]) -> list[Case]:
 
 @dataclass(frozen=True)
 class Replay:
-    """Recorded calls, compared with the ports. ``backward_roi_end_mode`` is that of :class:`ms2torch_roi.ROIAlign`."""
+    """Recorded calls, compared with the ports.
+
+    ``backward_roi_end_mode``, ``rule`` and ``backward_rule`` are those of :class:`ms2torch_roi.ROIAlign`, and
+    ``device`` is where torch runs it.
+    """
 
     files: tuple[Path, ...]
     backward_roi_end_mode: int | None = None
     tolerance: Tolerance = EXACT
+    rule: str = "cpu"
+    backward_rule: str | None = None
+    device: str = "cpu"
 
     def __len__(self) -> int:
         return len(self.files)
@@ -180,18 +199,30 @@ class Replay:
         except (OSError, ValueError) as error:
             return [Verdict(calls.name_of(path), "unknown", "unreadable", number, problem=str(error))]
         case, expected = call.case, call.result
-        actual = operators.outcome(operators.port, case)
+        device = self.device if case.direction == "to-torch" else "cpu"
+        if isinstance(case, MindSporeCase):
+            case = replace(case, rule=self.rule)
+            call = replace(call, case=case)
+        if case.raises is not None and device != "cpu":
+            return [Verdict(case.name, case.direction, case.category, number, left_out={NOT_ON_DEVICE: len(case.rois)})]
+        actual = operators.outcome(functools.partial(operators.port, device=device), case)
         if isinstance(actual, ImportError):
             raise actual
         verdict = verdicts.judge(case, expected, actual, tolerance=self.tolerance)
         if not verdict.passed:
-            verdict = replace(verdict, explanation=_explained(diagnosis.explain, case, expected, actual))
+            of_device = _explained(lambda *_: identification.explanation(call), expected, actual)
+            of_rules = _explained(diagnosis.explain, case, expected, actual)
+            # What no rule fits to the bit may be that of a device, to within its rounding.
+            explanation = of_device if of_rules.startswith("None of") else f"{of_device} {of_rules}".strip()
+            verdict = replace(verdict, explanation=explanation or of_rules)
         found = [verdict]
         if call.output_gradient is not None and call.features_gradient is not None:
             gradient = functools.partial(
                 operators.gradient,
                 output_gradient=call.output_gradient,
                 backward_roi_end_mode=self.backward_roi_end_mode,
+                backward_rule=self.backward_rule,
+                device=device,
             )
             actual = operators.outcome(gradient, case)
             category = f"gradient, {case.category}"
@@ -200,8 +231,15 @@ class Replay:
                 explain = functools.partial(diagnosis.explain_gradient, case, call.output_gradient)
                 verdict = replace(verdict, explanation=_explained(explain, call.features_gradient, actual))
             found.append(verdict)
-        again = verdicts.reproduction_of_recorded(path, self.backward_roi_end_mode, self.tolerance)
+        again = verdicts.reproduction_of_recorded(path, self._settings)
         return [replace(v, number=number, reproduction="" if v.passed else again) for v in found]
+
+    @property
+    def _settings(self) -> str:
+        """The arguments that are not the default, as Python."""
+        others = [field for field in fields(self)[1:] if getattr(self, field.name) != field.default]
+        texts = (f"{field.name}={getattr(self, field.name)!r}" for field in others)
+        return ", ".join(text.replace("=Tolerance", "=verdicts.Tolerance") for text in texts)
 
     def shrunk(self, verdict: Verdict) -> Verdict:
         """Leave recorded calls as they are: there is no original to ask for the output of another."""

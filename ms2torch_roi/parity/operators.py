@@ -37,14 +37,20 @@ def original(case: Case) -> NDArray:
     return mindspore(case) if isinstance(case, MindSporeCase) else torchvision(case)
 
 
-def port(case: Case) -> NDArray:
-    """Run the port of that operator, on a CPU: :class:`ms2torch_roi.ROIAlign` or :class:`ms2torch_roi.RoIAlign`."""
+def port(case: Case, device: str = "cpu") -> NDArray:
+    """Run the port of that operator: :class:`ms2torch_roi.ROIAlign` or, on a CPU, :class:`ms2torch_roi.RoIAlign`.
+
+    ``device`` is one of torch's.
+    """
     if isinstance(case, MindSporeCase):
-        module = ms2torch_roi.ROIAlign(**case.arguments)  # first, so that a missing torch is reported as such
+        module = ms2torch_roi.ROIAlign(
+            **case.arguments, rule=case.rule
+        )  # first, so that a missing torch is reported as such
         import torch
 
         with _threads(case):
-            result: NDArray = module(torch.from_numpy(case.features), torch.from_numpy(case.rois)).numpy()
+            features, rois = (torch.from_numpy(array).to(device) for array in (case.features, case.rois))
+            result: NDArray = module(features, rois).cpu().numpy()
         return result
     ms = import_mindspore()
     cell = ms2torch_roi.RoIAlign(**case.arguments)
@@ -52,19 +58,28 @@ def port(case: Case) -> NDArray:
     return output
 
 
-def gradient(case: Case, output_gradient: NDArray, backward_roi_end_mode: int | None = None) -> NDArray:
+def gradient(
+    case: Case,
+    output_gradient: NDArray,
+    backward_roi_end_mode: int | None = None,
+    backward_rule: str | None = None,
+    device: str = "cpu",
+) -> NDArray:
     """Return the gradient of the port for the features, given that for its output.
 
-    ``backward_roi_end_mode`` is that of :class:`ms2torch_roi.ROIAlign`.
+    ``backward_roi_end_mode`` and ``backward_rule`` are those of :class:`ms2torch_roi.ROIAlign`; ``device`` is torch's.
     """
     if isinstance(case, MindSporeCase):
-        module = ms2torch_roi.ROIAlign(**case.arguments, backward_roi_end_mode=backward_roi_end_mode)
+        module = ms2torch_roi.ROIAlign(
+            **case.arguments, rule=case.rule, backward_roi_end_mode=backward_roi_end_mode, backward_rule=backward_rule
+        )
         import torch
 
-        features = torch.from_numpy(case.features).requires_grad_()
+        features = torch.from_numpy(case.features).to(device).requires_grad_()
         with _threads(case):
-            module(features, torch.from_numpy(case.rois)).backward(torch.from_numpy(output_gradient))
-        result: NDArray = features.grad.numpy()  # type: ignore[union-attr]
+            output = module(features, torch.from_numpy(case.rois).to(device))
+            output.backward(torch.from_numpy(output_gradient).to(device))
+        result: NDArray = features.grad.cpu().numpy()  # type: ignore[union-attr]
         return result
     ms = import_mindspore()
     cell = ms2torch_roi.RoIAlign(**case.arguments)
@@ -98,17 +113,17 @@ def some_output_gradient(case: Case) -> NDArray:
 def reference(case: Case) -> NDArray:
     """Run :mod:`ms2torch_roi.reference`."""
     if isinstance(case, MindSporeCase):
-        return ms2torch_roi.reference.ms_roi_align(case.features, case.rois, **case.arguments)
+        return ms2torch_roi.reference.ms_roi_align(case.features, case.rois, **case.arguments, rule=case.rule)
     return ms2torch_roi.reference.tv_roi_align(case.features, case.rois, **case.arguments)
 
 
-def round_trip(case: Case) -> NDArray:
+def round_trip(case: Case, device: str = "cpu") -> NDArray:
     """Run the calls of the other library that sample where this one does on their port, and the port on the rest."""
     calls, rest = round_trips.encode(case)
     output = np.zeros(case.output_shape, case.features.dtype)
     for rows, call in [*calls, (rest, replace(case, rois=case.rois[rest]))]:
         if len(rows):
-            output[rows] = port(call)
+            output[rows] = port(call, device if isinstance(call, MindSporeCase) else "cpu")
     return output
 
 
@@ -208,6 +223,25 @@ def import_mindspore() -> Any:
     if ms.get_context("device_target") != "CPU":  # MindSpore warns of setting it
         ms.set_context(device_target="CPU")
     return ms
+
+
+def engine(device: str) -> str:
+    """Say what ROIAlign computes on, on a device of torch's, which must be one that tensors come back from.
+
+    Raises:
+        ImportError: torch or torchvision is not installed.
+        ValueError: there is no such device here.
+    """
+    name = ms2torch_roi.ROIAlign.__name__  # first, so that a missing torch is reported as such
+    import torch
+
+    from ..torch import operator
+
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot run on {device!r}: {str(error).splitlines()[0]}") from error
+    return operator.engine_on(torch.device(device))
 
 
 def versions(*, with_mindspore: bool = True) -> dict[str, str]:

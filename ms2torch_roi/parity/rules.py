@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import params, rules, sampling
-from ..rules import MINDSPORE, TORCHVISION, Samples
+from ..rules import DEVICES, TORCHVISION, Samples
 from .cases import Case, MindSporeCase
 
 NDArray = npt.NDArray[Any]
@@ -117,11 +117,11 @@ _KNOWN: tuple[tuple[str, dict[str, Any], str], ...] = (
         {"moved": _NOT, "end": 1, "start": 0, "smallest": 1},
         "aligned=False on boxes that end at x2 + 1 and y2 + 1 does the same",
     ),
-    ("roi_end_mode=1", {"moved": _NOT, "end": 1, "start": 1}, "as the newest published kernel for Ascend does"),
+    ("roi_end_mode=1", {"moved": _NOT, "end": 1, "start": 1, "smallest": 1}, "as rule='ascend-950' does"),
     (
         "roi_end_mode=1",
         {"moved": _NOT, "end": 1, "start": 0, "smallest": 0},
-        "as the older published kernels for Ascend do",
+        "as rule='ascend-static' does within the image",
     ),
     (
         "aligned=True",
@@ -148,7 +148,7 @@ def candidates_of(case: Case) -> list[Candidate]:
 def rules_by_name(case: Case) -> dict[str, Rule]:
     """Return the rule that was asked for, and then that of the other mode, or of the other value of ``aligned``."""
     if isinstance(case, MindSporeCase):
-        name, of_library, asked = "roi_end_mode", MINDSPORE, case.roi_end_mode
+        name, of_library, asked = "roi_end_mode", DEVICES[case.rule], case.roi_end_mode
     else:
         name, of_library, asked = "aligned", TORCHVISION, case.arguments["aligned"]
     return {
@@ -222,6 +222,6 @@ def _changed(asked: Rule, rule: Rule) -> list[str]:
     return [name for name in names if getattr(rule, name) != getattr(asked, name)]
 
 
-def joined(parts: Sequence[str]) -> str:
+def joined(parts: Sequence[str], conjunction: str = "and") -> str:
     """List in a sentence."""
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return f" {conjunction} ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))

@@ -236,23 +236,25 @@ def _judge_errors(case: Case, expected: Any, actual: Any) -> str:
     return ""
 
 
-def reproduction(case: Case, original: str, port: str) -> str:
+def reproduction(case: Case, original: str, port: str, device: str = "cpu") -> str:
     """Return a few lines of Python that run a case again on two operators of ``operators.py``."""
+    on_device = f"operators.{port}" if device == "cpu" else f"lambda case: operators.{port}(case, {device!r})"
     return (
         f"{_case_again(case)}"
         f"expected = operators.outcome(operators.{original}, case)\n"
-        f"actual = operators.outcome(operators.{port}, case)\n"
+        f"actual = operators.outcome({on_device}, case)\n"
         "print(verdicts.judge(case, expected, actual))"
     )
 
 
-def reproduction_of_gradient(case: Case) -> str:
+def reproduction_of_gradient(case: Case, device: str = "cpu") -> str:
     """Return a few lines of Python that compute the gradients of a case again."""
+    on_device = "" if device == "cpu" else f", device={device!r}"
     return (
         f"{_case_again(case)}"
         "output_gradient = operators.some_output_gradient(case)\n"
         "expected = operators.original_gradient(case, output_gradient)\n"
-        "actual = operators.gradient(case, output_gradient, backward_roi_end_mode=1)\n"
+        f"actual = operators.gradient(case, output_gradient, backward_roi_end_mode=1{on_device})\n"
         "print(verdicts.judge_gradient(case, expected, actual, 'gradient', bound=0.0))"
     )
 
@@ -268,12 +270,11 @@ def _case_again(case: Case) -> str:
     )
 
 
-def reproduction_of_recorded(path: Path, backward_roi_end_mode: int | None, tolerance: Tolerance) -> str:
-    """Return a few lines of Python that replay a recorded call."""
-    arguments = f"files, backward_roi_end_mode={backward_roi_end_mode}, tolerance=verdicts.{tolerance}"
+def reproduction_of_recorded(path: Path, settings: str) -> str:
+    """Return a few lines of Python that replay a recorded call; ``settings`` are the other arguments of the replay."""
     return (
         "from pathlib import Path\n"
         "from ms2torch_roi.parity import campaign, verdicts\n"
         f"files = (Path({str(path)!r}),)\n"
-        f"print(campaign.Replay({arguments}).verdicts(0))"
+        f"print(campaign.Replay({', '.join(filter(None, ('files', settings)))}).verdicts(0))"
     )

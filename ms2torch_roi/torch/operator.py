@@ -14,9 +14,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
-from .. import params, rules
+from .. import engine, params, rules
 from . import batches, cpu, torchvision
 from .batches import refuse_forward_mode
 
@@ -81,6 +82,15 @@ def _triton() -> ModuleType | None:
         )
         return None
     return cuda
+
+
+def engine_on(device: torch.device) -> str:
+    """Say what computes on a device."""
+    if device.type == "cpu":
+        return "Numba's kernels on the CPU" if engine.is_compiled(np.dtype(np.float32)) else "NumPy on the CPU"
+    if device.type == "cuda" and _triton() is not None:
+        return f"Triton's kernels on {torch.cuda.get_device_name(device)}"
+    return f"torchvision's operator on {device}, whose bits may be others"
 
 
 def _pool_on_cuda(

@@ -87,9 +87,9 @@ class Run:
         return {name: _total(categories[name]) for name in names}
 
 
-def headline(oracle: str, versions: dict[str, str]) -> str:
-    """Return what is compared with what, on what."""
-    ours = f"ms2torch_roi {versions['ms2torch_roi']}"
+def headline(oracle: str, versions: dict[str, str], engine: str = "") -> str:
+    """Return what is compared with what, on what; ``engine`` is what the port to torch computes on."""
+    ours = f"ms2torch_roi {versions['ms2torch_roi']}" + (f" (ROIAlign on {engine})" if engine else "")
     torch = f"torch {versions.get('torch')} and torchvision {versions.get('torchvision')}"
     numpy = f"NumPy {versions['numpy']}"
     if oracle == "frameworks":
