@@ -8,8 +8,8 @@ from . import arguments
 
 HELP = "write a script that asks a device what its ROIAlign computes"
 DESCRIPTION = (
-    "Write a script that needs nothing but NumPy and MindSpore, from MindSpore 1.5 and Python 3.7 on. 'python probe.py',"
-    " on a machine with the device, calls mindspore.ops.ROIAlign on inputs that tell all known rules apart, and writes"
+    "Write a script that needs nothing but NumPy and MindSpore, from MindSpore 1.5 and Python 3.7 on. On a machine with"
+    " the device, 'python probe.py' calls mindspore.ops.ROIAlign on inputs that tell all known rules apart, and writes"
     " a small file for ms2torch-roi identify."
 )
 EPILOG = arguments.STATUSES_OF_SCRIPTS

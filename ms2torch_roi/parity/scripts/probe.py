@@ -41,8 +41,8 @@ def main() -> int:
             context.set_context(device_target=options.device)
         with options.out.open("ab"):  # which fails now rather than later
             pass
-    except Exception as error:  # MindSpore may be broken in any way
-        parser.error(_in_a_line(error))
+    except Exception as problem:  # MindSpore may be broken in any way
+        parser.error(_in_a_line(problem))
     more = {"chip": _chip(), "note": options.note}
     zipped, outputs, gradients = io.BytesIO(), 0, 0
     for mode in MODES:
@@ -110,7 +110,7 @@ def _cells(arguments: tuple[Any, ...]) -> tuple[Any, Any]:
             super().__init__()
             self.pool = ops.ROIAlign(*arguments)
 
-        def construct(self, features, rois):
+        def construct(self, features: Any, rois: Any) -> Any:
             return self.pool(features, rois)
 
     class Weighted(nn.Cell):  # type: ignore[misc]
@@ -119,7 +119,7 @@ def _cells(arguments: tuple[Any, ...]) -> tuple[Any, Any]:
             self.pool = ops.ROIAlign(*arguments)
             self.sum = ops.ReduceSum()
 
-        def construct(self, features, rois, weights):
+        def construct(self, features: Any, rois: Any, weights: Any) -> Any:
             return self.sum(self.pool(features, rois) * weights)
 
     class Gradient(nn.Cell):  # type: ignore[misc]
@@ -128,7 +128,7 @@ def _cells(arguments: tuple[Any, ...]) -> tuple[Any, Any]:
             self.weighted = Weighted()
             self.gradient = ops.GradOperation()
 
-        def construct(self, features, rois, weights):
+        def construct(self, features: Any, rois: Any, weights: Any) -> Any:
             return self.gradient(self.weighted)(features, rois, weights)
 
     return Pool(), Gradient()
