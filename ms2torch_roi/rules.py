@@ -151,7 +151,7 @@ DEVICES = {
 # What the kernel of its gradient computes there, by the mode of the gradient; MindSpore asks all of them for mode 1.
 GRADIENTS = DEVICES | {
     "ascend-static": _ascend_static_gradient(),
-    "ascend-950": _ascend_dynamic(index="trunc"),
+    "ascend-950": _ascend_dynamic(),
 }
 
 # All of them by a name of text: ``"cpu, mode 1"``, ``"cpu, gradient of mode 1"``.

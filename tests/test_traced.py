@@ -432,16 +432,17 @@ class _Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("mode", [0, 1])
 def test_on_an_accelerator_everything_stays_there_and_torchvision_is_called_once(mode):
+    rule = f"cpu, mode {mode}"
     # Of fake tensors, which need no accelerator, and refuse to be read by the host.
     with FakeTensorMode():
         features, rois = torch.empty(2, 3, 20, 30, device="cuda"), torch.empty(6, 5, device="cuda")
         of_output = torch.empty(6, 3, 3, 2, device="cuda")
         with torch.device("cuda"), _Operations() as operations:
             for kernel, arguments, name in (
-                (operator._pool_elsewhere, (features, rois, 3, 2, 0.25, 2, mode, 1), "roi_align"),
+                (operator._pool_elsewhere, (features, rois, 3, 2, 0.25, 2, rule, "cpu, mode 1"), "roi_align"),
                 (
                     operator._gradient_elsewhere,
-                    (of_output, rois, 2, 20, 30, 3, 2, 0.25, 2, mode),
+                    (of_output, rois, 2, 20, 30, 3, 2, 0.25, 2, rule),
                     "_roi_align_backward",
                 ),
             ):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import devices, params
 from ..explain import Explanation, explain, shortest
 from ..explain.placement import Placement, agreement
 from . import make_console
@@ -23,7 +24,8 @@ HELP = "show where both libraries sample one box"
 DESCRIPTION = (
     "Print where MindSpore's ROIAlign and torchvision's roi_align, given the same arguments, sample one"
     " box: its edges in feature cells, bins, samples and where they are; and the call of torchvision that returns the"
-    " bits of MindSpore's, if there is one. Neither framework is needed."
+    " bits of MindSpore's, if there is one. With --chip instead of a box, say which of MindSpore's kernels, and so"
+    " which rule, a run on that chip most likely used. Neither framework is needed."
 )
 EPILOG = "Exit status: 0, or 2 for arguments that are not allowed or a file that cannot be written."
 
@@ -40,12 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--roi",
         type=float,
         nargs=5,
-        required=True,
         metavar=("INDEX", "X1", "Y1", "X2", "Y2"),
         help="the box, in image pixels",
     )
-    parser.add_argument("--pooled", type=int, nargs=2, required=True, metavar=("H", "W"), help="numbers of bins")
-    parser.add_argument("--scale", type=float, required=True, metavar="S", help="feature cells per image pixel")
+    parser.add_argument("--pooled", type=int, nargs=2, metavar=("H", "W"), help="numbers of bins")
+    parser.add_argument("--scale", type=float, metavar="S", help="feature cells per image pixel")
     parser.add_argument(
         "--samples",
         type=int,
@@ -54,11 +55,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="along each axis of a bin; 0 is adaptive (default: %(default)s)",
     )
     parser.add_argument(
-        "--mode", type=int, choices=(0, 1), default=1, help="MindSpore's roi_end_mode (default: %(default)s)"
+        "--mode",
+        choices=("0", "1", "2", "3", "pynative", "graph"),
+        help="MindSpore's roi_end_mode (default: 1); with --chip, the mode that it ran in (default: pynative)",
+    )
+    parser.add_argument(
+        "--rule", choices=tuple(params.MODES), default="cpu", help="what MindSpore runs on (default: %(default)s)"
     )
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="(default: %(default)s)")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="of the features, to count the samples outside"
+    )
+    parser.add_argument("--chip", metavar="CHIP", help=f"that a model ran on: {', '.join(devices.CHIPS)}")
+    parser.add_argument("--mindspore", metavar="VERSION", help="which ran there, such as 2.3 (default: the newest)")
+    parser.add_argument(
+        "--shapes",
+        choices=("static", "dynamic"),
+        default="static",
+        help="whether the shapes of features and rois were fixed (default: %(default)s)",
     )
     parser.add_argument("--plot", type=_plot_file, metavar="FILE", help="draw both boxes (.png, .svg or .pdf)")
 
@@ -74,6 +88,12 @@ def run(options: argparse.Namespace) -> int:
     """Run ``ms2torch-roi explain``, and return its exit status: 0, unless it exits with a line on what is wrong."""
     console = make_console()
     parser: argparse.ArgumentParser = options.parser
+    if options.chip is not None:
+        return _explain_chip(options, console)
+    if options.mode in ("pynative", "graph"):
+        parser.error(f"--mode {options.mode} goes with --chip")
+    if missing := [f"--{name}" for name in ("roi", "pooled", "scale") if getattr(options, name) is None]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
     try:
         explanation = explain(
             options.roi,
@@ -81,9 +101,10 @@ def run(options: argparse.Namespace) -> int:
             options.pooled[1],
             options.scale,
             options.samples,
-            options.mode,
+            int(options.mode or 1),
             dtype=options.dtype,
             size=None if options.size is None else tuple(options.size),
+            rule=options.rule,
         )
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))
@@ -95,6 +116,24 @@ def run(options: argparse.Namespace) -> int:
         except (ImportError, OSError) as error:
             parser.error(f"--plot: {error}")
     print_explanation(explanation, console)
+    return 0
+
+
+def _explain_chip(options: argparse.Namespace, console: Console) -> int:
+    """Print which rule a run on a chip most likely obeyed."""
+    parser: argparse.ArgumentParser = options.parser
+    if options.mode in ("0", "1", "2", "3"):
+        parser.error(f"--mode is pynative or graph with --chip, got {options.mode}")
+    try:
+        likely = devices.likely_rule(
+            options.chip, options.mindspore, options.mode or "pynative", options.shapes, options.dtype
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    rule = "no rule of ROIAlign" if likely.rule is None else f"rule={likely.rule!r}"
+    text = f"Most likely {rule} (confidence: {likely.confidence}). {likely.sentence}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print("ms2torch-roi identify tells from recorded calls.", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -130,7 +169,10 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     limit = ""
     if explanation.size is None and explanation.roi.dtype == np.float16:
         limit = " of at most 2048 x 2048 cells"
-    line("The same bits as MindSpore's, on a CPU:", "bold")
+    if explanation.size is None and "ascend-static" in explanation.mindspore.setting:
+        limit += ", no sample of which is on the far border"
+    on_cpu = "rule=" not in explanation.mindspore.setting
+    line("The same bits as MindSpore's, on a CPU:" if on_cpu else "The same samples as MindSpore's:", "bold")
     console.print(Text(f"(for finite features{limit}; boxes: {explanation.remark})"))
     line("")
     line(explanation.call)

@@ -86,7 +86,8 @@ def _calls(files: Sequence[Path], unreadable: list[str], sources: Counter[str], 
         except (OSError, ValueError) as error:
             unreadable.append(str(error))
             continue
-        sources[f"MindSpore {call.versions.get('mindspore', 'of an unknown version')} on {call.device}"] += 1
+        version = call.versions.get("mindspore")
+        sources[f"MindSpore {version} on {call.device}" if version else f"MindSpore on {call.device}"] += 1
         yield call
 
 

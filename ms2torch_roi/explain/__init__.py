@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import encodings, params, rules
+from ..rules import Rule
 from .placement import Box, Placement, of_mindspore, of_torchvision
 
 NDArray = npt.NDArray[Any]
@@ -19,7 +20,7 @@ _WITHOUT_EQUAL = {
     "index refused": "MindSpore refuses such an image index, and so does ms2torch_roi.ROIAlign.",
     "never written": "MindSpore never writes a row with |x1| and |x2| below 0.001: its output is whatever was in"
     " memory. ms2torch_roi.ROIAlign returns 0.",
-    "NaN (no samples)": "The adaptive grid, floor(size / bins), has no samples, and their average is NaN, which"
+    "NaN (no samples)": "The adaptive grid has no samples, and their average is NaN, which"
     " torchvision never returns for finite features. ms2torch_roi.ROIAlign returns NaN.",
     "0 (no samples)": "The adaptive grid is negative, so MindSpore takes no samples; torchvision refuses or does not"
     " define such boxes. ms2torch_roi.ROIAlign returns 0.",
@@ -83,6 +84,7 @@ def explain(
     *,
     dtype: Literal["float16", "float32"] = "float32",
     size: tuple[int, int] | None = None,
+    rule: str = "cpu",
 ) -> Explanation:
     """Say where MindSpore and torchvision, given the same arguments, sample a box, and how to make torchvision agree.
 
@@ -92,9 +94,10 @@ def explain(
         pooled_width: number of bins along x.
         spatial_scale: feature cells per image pixel.
         sample_num: samples along each axis of a bin; adaptive if 0 or less.
-        roi_end_mode: 0 or 1.
+        roi_end_mode: 0 or 1; on Ascend 2 or 3 too.
         dtype: of features and rois.
         size: height and width of the features in cells, to tell which samples are outside.
+        rule: the device that MindSpore runs on, as for :class:`ms2torch_roi.ROIAlign`.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :class:`ms2torch_roi.ROIAlign` for its arguments; ValueError for the
@@ -109,7 +112,7 @@ def explain(
     boxes = torch.tensor([[0.0, 0.0, 4.0, 25.0, 21.0]])
     roi_align(features, boxes, (2, 2), 0.25, 2, aligned=False)
     """
-    params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
+    params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode, rule=rule)
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
     if size is not None and (np.shape(size) != (2,) or not all(isinstance(n, int) and n > 0 for n in size)):
@@ -119,13 +122,13 @@ def explain(
         if rois.shape != (1, 5):
             raise ValueError(f"roi must be 5 numbers, (index, x1, y1, x2, y2), got {roi}")
         box = Box(rois, (pooled_height, pooled_width), spatial_scale, sample_num, size)
-        mindspore = of_mindspore(box, roi_end_mode)
+        mindspore = of_mindspore(box, roi_end_mode, rule)
         torchvision = of_torchvision(box, False), of_torchvision(box, True)
-        call, remark = _torchvision_call(mindspore, box, roi_end_mode)
+        call, remark = _torchvision_call(mindspore, box, roi_end_mode, rules.DEVICES[rule][roi_end_mode])
     return Explanation(rois[0], box.pooled, spatial_scale, sample_num, size, mindspore, torchvision, call, remark)
 
 
-def _torchvision_call(mindspore: Placement, box: Box, roi_end_mode: int) -> tuple[str | None, str]:
+def _torchvision_call(mindspore: Placement, box: Box, roi_end_mode: int, rule: Rule) -> tuple[str | None, str]:
     """Return a call of torchvision that samples as MindSpore, if there is one, and what is to be said about it.
 
     A call is taken only if torchvision's own rule puts its boxes where MindSpore's rule has put them.
@@ -133,6 +136,8 @@ def _torchvision_call(mindspore: Placement, box: Box, roi_end_mode: int) -> tupl
     if mindspore.problem is not None:
         return None, _WITHOUT_EQUAL[mindspore.problem]
     rois, pooled, spatial_scale, sample_num, size = box
+    if rois.dtype == np.float16 and rule.dtype is not None:
+        return None, f"The kernel computes float16 in {rule.dtype}. {_SAMPLED}"
     x, y = mindspore.grid.tolist()
     samples = x * y * pooled[0] * pooled[1]
     if not rules.rounds_alike(rois.dtype, *pooled, sample_num, *(size or ())):
@@ -142,7 +147,7 @@ def _torchvision_call(mindspore: Placement, box: Box, roi_end_mode: int) -> tupl
         )
     if sample_num <= 0 and samples > encodings.MAX_ADAPTIVE_SAMPLES:
         return None, f"torchvision would keep a table of {samples:,} samples. {_SAMPLED}"
-    feature_boxes = rules.feature_boxes(np, rules.MINDSPORE[roi_end_mode], rois, spatial_scale)
+    feature_boxes = rules.feature_boxes(np, rule, rois, spatial_scale)
     in_pixels = rois + np.asarray((0, 0, 0, roi_end_mode, roi_end_mode), rois.dtype)
     in_pixels[:, 0] = mindspore.index
     kept = "the rois as they are" if roi_end_mode == 0 else "the rois with x2 + 1, y2 + 1"
@@ -165,6 +170,8 @@ def _torchvision_call(mindspore: Placement, box: Box, roi_end_mode: int) -> tupl
             ), how
     if x != y:
         why = f"A bin has {x} x {y} samples (width x height), and sampling_ratio is one number for both."
+    elif rule not in rules.MINDSPORE:
+        why = "No box of torchvision has these samples."
     else:
         why = (
             "The box is smaller than a cell. aligned=False enlarges it, and adding the 0.5 that aligned=True takes off"

@@ -88,9 +88,10 @@ class Placement:
         return max(float(np.abs(a - b).max()) for a, b in zip(self.positions, other.positions, strict=True))
 
 
-def of_mindspore(box: Box, roi_end_mode: int) -> Placement:
-    """Return where MindSpore samples a box."""
-    return _placement("MindSpore", f"roi_end_mode={roi_end_mode}", rules.MINDSPORE[roi_end_mode], box)
+def of_mindspore(box: Box, roi_end_mode: int, device: str = "cpu") -> Placement:
+    """Return where MindSpore samples a box on a device."""
+    setting = f"roi_end_mode={roi_end_mode}" + (f"\nrule={device!r}" if device != "cpu" else "")
+    return _placement("MindSpore", setting, rules.DEVICES[device][roi_end_mode], box)
 
 
 def of_torchvision(box: Box, aligned: bool) -> Placement:
@@ -101,6 +102,8 @@ def of_torchvision(box: Box, aligned: bool) -> Placement:
 def _placement(library: str, setting: str, rule: Rule, box: Box) -> Placement:
     """Return where a rule samples a box."""
     rois, pooled, spatial_scale, sample_num, size = box
+    if rois.dtype == np.float16 and rule.dtype is not None:
+        rois = rois.astype(rule.dtype)
     boxes, used_size = rules.feature_boxes(np, rule, rois, spatial_scale)
     samples = rules.place(rule, rois, spatial_scale, pooled, sample_num, size or (1, 1))
     start, bin_size, grid = samples.start[0], samples.bin_size[0], samples.grid[0]

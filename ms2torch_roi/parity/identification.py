@@ -319,7 +319,7 @@ def _placed(hypothesis: Hypothesis, case: MindSporeCase, values: NDArray) -> _Pl
         step = np.where(grid > 0, bin_size / np.maximum(grid, 1), 0)
         first, last = start + step / 2, start + bin_size * pooled - step / 2
         fragile = np.zeros(len(start), bool)
-        for border in np.moveaxis(samples.border.astype(float), 1, 0):
+        for border in (0 if "0" in rule.border else -1, np.array(case.features.shape[:1:-1])):
             number = np.clip(np.rint((border - start) / step - 0.5), 0, pooled * grid - 1)
             distance = np.abs(start + (np.where(np.isfinite(number), number, 0) + 0.5) * step - border)
             fragile |= ((distance <= off) & ~(is_exact & (distance == 0)) & (grid > 0)).any(1)

@@ -128,7 +128,7 @@ def enlarges(rule):
 RULES = {
     "1 added to the start too": ({"start": 1}, "edge: boxes"),
     "the 1 missing at the end": ({"end": 0}, "edge: boxes"),
-    "the 1 scaled apart": ({"scales_end_apart": True}, "edge: boxes"),
+    "the 1 scaled apart": ({"scales_end_apart": True}, "edge: scales"),
     "boxes moved by half a cell": ({"moved": (0.5,)}, "edge: boxes"),
     "boxes moved by half a cell and back, which rounds": ({"moved": (-0.5, 0.5)}, "edge: boxes"),
     "small boxes enlarged in mode 1 too": ({"smallest": 1}, "edge: boxes"),
