@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -72,9 +72,9 @@ FIELDS: dict[str, tuple[Any, ...]] = {
 
 
 class Pair(NamedTuple):
-    """Two hypotheses on the output or the gradient."""
+    """Two hypotheses on the output, or on the gradient."""
 
-    of: str
+    of: Literal["output", "gradient"]
     first: Hypothesis
     second: Hypothesis
 
@@ -88,14 +88,14 @@ def pairs() -> tuple[Pair, ...]:
     gradients = {
         rule: f"{name}, {mode}" for name, of_modes in rules.GRADIENTS.items() for mode, rule in enumerate(of_modes)
     }
-    as_outputs = [Hypothesis(name, [rule] * 2) for rule, name in gradients.items()]
+    as_outputs = [Hypothesis(name, (rule,) * 2) for rule, name in gradients.items()]
     found += [Pair("gradient", *two) for two in itertools.combinations(as_outputs, 2)]
     for hypothesis, mode, (field, values) in itertools.product(named, (0, 1), FIELDS.items()):
         for value in values:
             outputs = list(hypothesis.outputs)
             outputs[mode] = replace(outputs[mode], **{field: value})
             if outputs[mode] != hypothesis.outputs[mode]:
-                found.append(Pair("output", hypothesis, Hypothesis(f"{field}={value!r} in mode {mode}", outputs)))
+                found.append(Pair("output", hypothesis, Hypothesis(f"{field}={value!r} in mode {mode}", tuple(outputs))))
     return tuple(found)
 
 

@@ -53,10 +53,14 @@ def start(directory: str, max_calls: int | None = None, channels: int | None = N
     Raises:
         ImportError: MindSpore cannot be imported.
         OSError: the directory cannot be made, or written to.
+        ValueError: a number is below 1.
     """
     global _recording
     from mindspore.ops import operations
 
+    for name, number in (("max_calls", max_calls), ("channels", channels)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     stop()
     recording = _Recording(Path(directory).absolute(), max_calls, channels)
     kind = operations.ROIAlign
@@ -185,7 +189,7 @@ def main() -> int:
         parser.error(f"there is no script {options.script}")
     try:
         start(options.out, options.max_calls, options.channels)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))
     sys.argv = [options.script, *options.arguments]
     sys.path[0] = str(Path(options.script).absolute().parent)
