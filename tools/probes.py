@@ -95,7 +95,9 @@ def pairs() -> tuple[Pair, ...]:
             outputs = list(hypothesis.outputs)
             outputs[mode] = replace(outputs[mode], **{field: value})
             if outputs[mode] != hypothesis.outputs[mode]:
-                found.append(Pair("output", hypothesis, Hypothesis(f"{field}={value!r} in mode {mode}", tuple(outputs))))
+                found.append(
+                    Pair("output", hypothesis, Hypothesis(f"{field}={value!r} in mode {mode}", tuple(outputs)))
+                )
     return tuple(found)
 
 

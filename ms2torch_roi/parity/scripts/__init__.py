@@ -15,7 +15,7 @@ from importlib import resources
 def source(name: str) -> str:
     """Return the text of a script, ``"recorder"`` or ``"probe"``, which holds the neighbours that it imports.
 
-    >>> source("recorder").splitlines()[0][3:45]
+    >>> source("recorder").splitlines()[0][3:49]
     'Record the ROIAlign calls of a MindSpore model'
     """
     docstring, imports, code = _split(name)

@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--note", default="", metavar="TEXT", help="about the device, such as: 910B, CANN 8.0.RC1")
     options = parser.parse_args()
     try:
-        from mindspore import context
+        from mindspore import context, nn
 
         if options.device is not None:
             context.set_context(device_target=options.device)
@@ -45,7 +45,7 @@ def main() -> int:
         parser.error(_in_a_line(problem))
     more = {"chip": _chip(), "note": options.note}
     zipped, outputs, gradients = io.BytesIO(), 0, 0
-    for mode in MODES:
+    for mode in MODES if hasattr(nn.Cell, "set_inputs") else MODES[:2]:
         context.set_context(mode=context.PYNATIVE_MODE if mode == "pynative" else context.GRAPH_MODE)
         for number, (arguments, rois) in enumerate(CALLS, 1):
             for dtype in DTYPES:
@@ -91,8 +91,8 @@ def _call(
     try:
         arrays["output"] = _run(pool, (arrays["features"], rois), mode)
     except Exception as error:
-        message = _in_a_line(error)
-        return arrays, type(error)(message) if type(error).__name__ in ERRORS else RuntimeError(message), None
+        kind, _, message = _in_a_line(error).partition(": ")
+        return arrays, type(error)(message) if kind in ERRORS else RuntimeError(f"{kind}: {message}"), None
     try:
         of_features = _run(gradient, (arrays["features"], rois, of_output), mode)
     except Exception as error:
@@ -135,7 +135,7 @@ def _cells(arguments: tuple[Any, ...]) -> tuple[Any, Any]:
 
 
 def _run(cell: Any, arrays: tuple[np.ndarray[Any, Any], ...], mode: str) -> np.ndarray[Any, Any]:
-    """Run a cell, of which all inputs but the first have a length that is not known in advance if dynamic."""
+    """Run a cell. In the dynamic mode it is compiled for any length of its inputs but the first."""
     from mindspore import Tensor
 
     tensors = [Tensor(array) for array in arrays]

@@ -79,7 +79,7 @@ def stop() -> None:
     if recording is None:
         return
     if recording.files:
-        recording.say(f"{recording.files} calls are in {recording.directory}")
+        recording.say(f"calls recorded in {recording.directory}: {recording.files}")
     else:
         recording.say(f"nothing was recorded. {_GRAPH_MODE if _is_graph_mode() else 'Python called no ROIAlign.'}")
 
