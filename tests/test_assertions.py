@@ -164,7 +164,6 @@ def _read_only(array):
 KINDS = {
     "torch": torch.from_numpy,
     "torch, part of a graph": lambda array: torch.from_numpy(array).requires_grad_() * 1,
-    "torch, on an accelerator": lambda array: torch.from_numpy(array).as_subclass(OnAnAccelerator),
     "torch, channels last": lambda array: torch.from_numpy(array).to(
         memory_format=torch.channels_last if array.ndim == 4 else torch.contiguous_format
     ),
@@ -181,6 +180,29 @@ def test_arrays_of_any_kind_and_place(kind):
     assert_parity(features, rois, expected=expected, **MINDSPORE)
     assert_parity(features, rois, actual=expected, **MINDSPORE)
     assert "192 of 192 values differ" in message_of(features, rois, actual=wrong, **MINDSPORE)
+
+
+def test_the_port_runs_where_the_features_are(monkeypatch):
+    devices = []
+
+    def port(case, device):
+        devices.append(device)
+        return EXPECTED
+
+    monkeypatch.setattr(operators, "port", port)
+    features, rois = (torch.from_numpy(array).as_subclass(OnAnAccelerator) for array in (FEATURES, ROIS))
+    assert_parity(features, rois, expected=EXPECTED, **MINDSPORE)
+    assert_parity(FEATURES, rois, expected=EXPECTED, **MINDSPORE)
+    assert devices == [str(features.device), "cpu"]
+    assert "ms2torch_roi.ROIAlign on cuda" in message_of(features, rois, expected=EXPECTED + 1, **MINDSPORE)
+
+
+def test_a_call_on_ascend_is_compared_by_its_rule():
+    of_rule = reference.ms_roi_align(FEATURES, ROIS, **MINDSPORE, rule="ascend-dynamic")
+    assert_parity(FEATURES, ROIS, rule="ascend-dynamic", **MINDSPORE)
+    assert_parity(FEATURES, ROIS, expected=of_rule, rule="ascend-dynamic", **MINDSPORE)
+    message = message_of(FEATURES, ROIS, actual=EXPECTED, rule="ascend-dynamic", **MINDSPORE)
+    assert "the NumPy reference of rule='ascend-dynamic'" in message
 
 
 @pytest.mark.needs_mindspore
@@ -237,8 +259,8 @@ def test_what_may_be_left_out_is_as_in_the_frameworks():
         (
             {**TORCHVISION, "sample_ratio": 2},
             "there is no argument sample_ratio: mindspore.ops.ROIAlign takes pooled_height, pooled_width,"
-            " spatial_scale, sample_num, roi_end_mode; torchvision.ops.roi_align takes output_size, spatial_scale,"
-            " sampling_ratio, aligned",
+            " spatial_scale, sample_num, roi_end_mode, rule; torchvision.ops.roi_align takes output_size,"
+            " spatial_scale, sampling_ratio, aligned",
         ),
         ({"pooled_height": 3}, "mindspore.ops.ROIAlign needs pooled_width and spatial_scale too"),
         ({"aligned": True}, "torchvision.ops.roi_align needs output_size too"),

@@ -244,6 +244,8 @@ def test_the_published_gradient_is_that_of_mode_1():
 def test_params_and_rules_name_the_same_devices():
     assert {device: len(modes) for device, modes in rules.DEVICES.items()} == params.MODES
     assert {device: len(modes) for device, modes in rules.GRADIENTS.items()} == params.MODES
+    assert rules.DEVICES["gpu"] is rules.DEVICES["cpu"]
+    assert rules.GRADIENTS["ascend-950"] == rules.DEVICES["ascend-dynamic"]
 
 
 @pytest.mark.parametrize(

@@ -82,16 +82,13 @@ def test_dtensors_have_the_bits_of_one_process(sharded, tmp_path):
 
 
 def _refused(rank):
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+    from torch.distributed.tensor import Replicate, distribute_tensor, init_device_mesh
 
     mesh, other = init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (2, 1))
     replicated = distribute_tensor(ROIS, mesh, [Replicate()])
     calls = [
-        (distribute_tensor(FEATURES, mesh, [Shard(0)]), replicated),
-        (distribute_tensor(FEATURES, mesh, [Shard(1)]), distribute_tensor(ROIS, mesh, [Shard(0)])),
         (FEATURES, replicated),
         (distribute_tensor(FEATURES, other, [Replicate()] * 2), replicated),
-        (distribute_tensor(FEATURES[:, :1], mesh, [Shard(1)]), replicated),
         (FEATURES.numpy(), replicated),
     ]
     return [_message_of_value_error(*call) for call in calls]
@@ -103,14 +100,41 @@ def _message_of_value_error(features, rois):
     return str(caught.value)
 
 
-def test_other_placements_are_refused(tmp_path):
-    for first, second, third, fourth, fifth, sixth in run_in_two_processes(_refused, tmp_path):
-        assert "features are placed as (Shard(dim=0),) and rois as (Replicate(),)" in first
-        assert "features are placed as (Shard(dim=1),) and rois as (Shard(dim=0),)" in second
-        assert "must both be DTensors or neither, but features is a Tensor" in third
-        assert "features are on the mesh" in fourth
-        assert "1 channels, too few to shard over 2 ranks" in fifth
-        assert "must both be DTensors or neither, but features is a ndarray" in sixth
+def test_dtensors_beside_others_are_refused(tmp_path):
+    for first, second, third in run_in_two_processes(_refused, tmp_path):
+        assert "must both be DTensors or neither, but features is a Tensor" in first
+        assert "features are on the mesh" in second
+        assert "must both be DTensors or neither, but features is a ndarray" in third
+
+
+def _redistributed(rank):
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2,))
+    outputs = []
+    for of_features, of_rois, features in (
+        (Shard(0), Replicate(), FEATURES),  # by image
+        (Shard(1), Shard(0), FEATURES),
+        (Shard(3), Shard(1), FEATURES),
+        (Shard(1), Replicate(), FEATURES[:, :1]),  # one channel, on one of two ranks
+    ):
+        features = distribute_tensor(features, mesh, [of_features]).requires_grad_()
+        output = OP(features, distribute_tensor(SHARDED_ROIS, mesh, [of_rois]))
+        output.sum().backward()
+        outputs += [output.full_tensor(), features.grad.full_tensor()]
+    return outputs
+
+
+def test_dtensors_placed_otherwise_are_redistributed(tmp_path):
+    expected = []
+    for features in (FEATURES, FEATURES, FEATURES, FEATURES[:, :1]):
+        features = features.clone().requires_grad_()
+        output = OP(features, SHARDED_ROIS)
+        output.sum().backward()
+        expected += [output, features.grad]
+    for results in run_in_two_processes(_redistributed, tmp_path):
+        for result, value in zip(results, expected, strict=True):
+            torch.testing.assert_close(result, value, rtol=0, atol=1e-5 if result.dim() == 4 else 0)
 
 
 def _pool_gathered_and_compiled(rank):

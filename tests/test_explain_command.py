@@ -87,7 +87,11 @@ def test_the_command_needs_no_framework():
     [
         (["--pooled", "0", "3"], "ROIAlign: pooled height and width must be at least 1, got 0 and 3"),
         (["--pooled", "3"], "argument --pooled: expected 2 arguments"),
-        (["--mode", "2"], "argument --mode: invalid choice: 2"),
+        (["--mode", "4"], "argument --mode: invalid choice: '4'"),
+        (["--mode", "2"], "ROIAlign: roi_end_mode must be 0 or 1, got 2 with rule='cpu'"),
+        (["--mode", "graph"], "--mode graph goes with --chip"),
+        (["--chip", "999"], "chip must be one of CPU, GPU, 310, "),
+        (["--chip", "910B", "--mode", "1"], "--mode is pynative or graph with --chip, got 1"),
         (["--samples", "2.5"], "argument --samples: invalid int value: '2.5'"),
         (["--samples", "99999"], "3 x 3 bins of 99999 x 99999 samples would take about"),
         (["--scale", "quarter"], "argument --scale: invalid float value: 'quarter'"),

@@ -55,8 +55,8 @@ class ROIAlign(torch.nn.Module):
         image pixels, give (K, C, pooled_height, pooled_width).
 
     Both inputs may be torch tensors, NumPy arrays or MindSpore tensors, in any mix; the output is of the kind of
-    ``features``. Only torch features have a gradient. DTensors are pooled where they are: features sharded by channel,
-    or rois by row.
+    ``features``. Only torch features have a gradient. DTensors are pooled where they are, features sharded by channel
+    or rois by row; what is placed otherwise is redistributed.
 
     The computation runs in the dtype of the tensors, float16, float32 or (an extension to MindSpore) float64, with
     autocast or without; two of float16, float32 and bfloat16 mixed, and bfloat16 alone, are computed in float32. The
@@ -70,23 +70,26 @@ class ROIAlign(torch.nn.Module):
     with ``fullgraph=True`` too, output, gradient and errors are those of eager mode, bit for bit and adaptive grids
     included, in one program for any number of rois.
 
-    Exported (``torch.export``, ONNX) or traced (``torch.jit.trace``), the module is one call of torchvision's operator
-    and some arithmetic on the boxes, a program that runs where this package is not installed. That is also what
-    accelerators compute, without a wait for the values of the rois. On a CPU, mode 0 keeps its bits in such a program.
-    Mode 1 keeps them for most boxes; a value differs by at most ``2**-19`` (float16: ``2**-6``) times the largest
-    coordinate of its box in cells, or 1, relative to the largest feature. A sample on the border, one cell around the
-    image, may fall on its other side, but no box within the image loses one. What is not finite in the first pixel of
-    an image turns samples outside, and rows that pool to 0, into NaN, and float16 has torchvision's border above 2048
-    cells. Adaptive grids, which depend on the values of the rois, cannot be exported.
+    Exported (``torch.export``, ONNX) or traced (``torch.jit.trace``), the module is one call of torchvision's
+    operator and some arithmetic on the boxes, a program that runs where this package is not installed. On a CPU,
+    mode 0 keeps its bits in such a program. Mode 1 keeps them for most boxes; a value differs by at most ``2**-19``
+    (float16: ``2**-6``) times the largest coordinate of its box in cells, or 1, relative to the largest feature. A
+    sample on the border, one cell around the image, may fall on its other side, but no box within the image loses
+    one. What is not finite in the first pixel of an image turns samples outside, and rows that pool to 0, into NaN,
+    and float16 has torchvision's border above 2048 cells. Adaptive grids, which depend on the values of the rois,
+    cannot be exported.
 
-    Accelerators have kernels of their own, and no promise of bits. Adaptive grids are computed on the CPU for them, and
-    so is the gradient under ``torch.use_deterministic_algorithms``: with the bits of the CPU, and waiting for it.
+    On a GPU of NVIDIA's, kernels of Triton's have the bits of the CPU, forward and backward, and wait for nothing.
+    Other accelerators, and GPUs for which Triton compiles nothing, compute that one call of torchvision's, by kernels
+    of their own and with no promise of bits. Adaptive grids are computed on the CPU for them, and so is the gradient
+    under ``torch.use_deterministic_algorithms``: with the bits of the CPU, and waiting for it. ``ms2torch-roi check
+    --device cuda`` says which it is.
 
     Raises:
         TypeError: at construction, an argument that is not an int (``spatial_scale``: a float); in a call, inputs
             that are not such arrays, or of another dtype.
         ValueError: another rule, or a mode that it does not have; in a call, another shape, inputs on different
-            devices, or DTensors that are placed otherwise.
+            devices, or a DTensor beside what is none.
         RuntimeError: a pooled size below 1; in a call, an image index outside ``[0, N - 1]`` (on an accelerator a
             device-side assertion, as of torch's own indexing), more samples than can be pooled in 12
             minutes, or in a box than 4 GiB hold, by an estimate; an adaptive grid in what is exported or traced.
@@ -177,9 +180,9 @@ def _roi_align(
     if type(features) is not torch.Tensor or type(rois) is not torch.Tensor:
         distributed = sys.modules.get("torch.distributed.tensor")
         if distributed is not None and any(isinstance(value, distributed.DTensor) for value in (features, rois)):
-            from .sharding import pool
+            from .sharding import check
 
-            return pool(features, rois, pool_tensors)
+            check(features, rois)
         if not (isinstance(features, torch.Tensor) and isinstance(rois, torch.Tensor)):
             return _pool_arrays(features, rois, pool_tensors)
     return pool_tensors(features, rois)

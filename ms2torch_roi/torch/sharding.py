@@ -1,51 +1,53 @@
-"""ROIAlign on torch's DTensors: each rank pools what it holds, and nothing is communicated in the forward pass."""
+"""ROIAlign on torch's DTensors: how its operators are sharded, registered when this is imported.
 
+Each rank pools what it holds: its own rois, or its own channels. What is placed otherwise is brought into one of these
+placements first, as DTensor does it for its own operators.
+"""
+
+# mypy: disable-error-code="no-untyped-call, untyped-decorator"
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor.experimental import register_sharding
 
-# Placements of features and rois along one axis of the mesh: those of the output, and of the gradient for features.
-_PLACEMENTS = {
-    (Replicate(), Replicate()): (Replicate(), Replicate()),
-    (Replicate(), Shard(0)): (Shard(0), Partial()),  # each rank pools its own rois
-    (Shard(1), Replicate()): (Shard(1), Shard(1)),  # each rank pools its own channels
-}
+from . import operator
+
+_Placements = list[tuple[list[Placement], list[Placement | None]]]
 
 
-def pool(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> DTensor:
-    """Apply ``pool_tensors`` to the local parts of two DTensors.
+@register_sharding(operator.roi_align)
+def _(features: Any, rois: Any, *arguments: Any) -> _Placements:
+    return _placements(Shard(0), len(arguments))
 
-    Raises:
-        ValueError: only one of the two is a DTensor, they are on different meshes, or placed otherwise than above.
+
+@register_sharding(operator.roi_align_backward)
+def _(of_output: Any, rois: Any, *arguments: Any) -> _Placements:
+    return _placements(Partial(), len(arguments))
+
+
+def _placements(of_own_rois: Placement, numbers: int) -> _Placements:
+    """Return the placements of the result, and of the arguments; ``of_own_rois`` is that of what ranks make of theirs.
+
+    The values that are pooled by channel are the features, or the gradient of the output, which has a row for each roi.
     """
+    values = Replicate() if isinstance(of_own_rois, Shard) else Shard(0)
+    rest = [None] * numbers
+    return [
+        ([Replicate()], [Replicate(), Replicate(), *rest]),
+        ([of_own_rois], [values, Shard(0), *rest]),
+        ([Shard(1)], [Shard(1), Replicate(), *rest]),
+    ]
+
+
+def check(features: Any, rois: Any) -> None:
+    """Raise ValueError if only one of the two is a DTensor, or they are on different meshes."""
     for name, value in (("features", features), ("rois", rois)):
         if not isinstance(value, DTensor):
             raise ValueError(
                 f"ROIAlign: features and rois must both be DTensors or neither, but {name} is a {type(value).__name__};"
                 " distribute_tensor(..., [Replicate()]) makes it one"
             )
-    mesh = features.device_mesh
-    if mesh != rois.device_mesh:
-        raise ValueError(f"ROIAlign: features are on the mesh {mesh} but rois on {rois.device_mesh}")
-    placements = list(zip(features.placements, rois.placements))  # noqa: B905  (one for each axis of the mesh)
-    if not all(pair in _PLACEMENTS for pair in placements):
-        raise ValueError(
-            f"ROIAlign: features are placed as {features.placements} and rois as {rois.placements}; along an axis of"
-            " the mesh, features may be sharded by channel, Shard(1), or rois by row, Shard(0); the other is replicated"
-        )
-    for size, placement in zip(mesh.shape, features.placements):  # noqa: B905
-        share = -(-features.shape[1] // size)
-        if placement == Shard(1) and share * (size - 1) >= features.shape[1]:
-            raise ValueError(
-                f"ROIAlign: features have {features.shape[1]} channels, too few to shard over {size} ranks"
-            )
-    of_output, of_gradient = zip(*(_PLACEMENTS[pair] for pair in placements))  # noqa: B905
-    output = pool_tensors(features.to_local(grad_placements=of_gradient), rois.to_local())
-    shape = torch.Size((rois.shape[0], features.shape[1], *output.shape[2:]))
-    # Ranks can hold different numbers of rows, so the shape of the whole does not follow from that of a part.
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(output, mesh, of_output, run_check=False, shape=shape, stride=stride)
+    if features.device_mesh != rois.device_mesh:
+        raise ValueError(f"ROIAlign: features are on the mesh {features.device_mesh} but rois on {rois.device_mesh}")

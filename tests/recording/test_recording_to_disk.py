@@ -10,9 +10,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import run_python
+from helpers import assert_same_bits, run_python
 from recordings import FEATURES, MS_FEATURES, MS_ROIS, ROIS, pool, read
 
+from ms2torch_roi.parity import operators
 from ms2torch_roi.parity.recording import calls, record
 
 # On disk as it goes.
@@ -165,6 +166,32 @@ def test_max_calls_is_kept_and_said_once(tmp_path):
     assert [call.case.sampling_ratio for call in read(recording)] == [1, 3, 5]
     (warning,) = caught
     assert str(warning.message).startswith("ms2torch_roi.record: max_calls=3 is reached: later calls are not recorded")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 99])
+def test_the_first_channels_alone_are_recorded_and_replay(tmp_path, channels):
+    features = FEATURES.clone().requires_grad_()
+    with record(tmp_path, gradients=True, channels=channels) as recording, record(tmp_path / "all", gradients=True):
+        output = pool(features)
+        (output * torch.arange(output.numel()).reshape(output.shape)).sum().backward()
+    (call,) = read_some(recording)
+    (whole,) = [calls.read(path) for path in (tmp_path / "all").iterdir()]
+    for name in ("output", "output_gradient", "features_gradient"):
+        assert_same_bits(getattr(call, name), getattr(whole, name)[:, :channels])
+    assert_same_bits(call.case.features, whole.case.features[:, :channels])
+    assert_same_bits(call.output, operators.original(call.case))
+    assert features.grad.shape == features.shape
+
+
+def read_some(recording):
+    return [calls.read(path) for path in recording.paths]
+
+
+def test_channels_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="record: channels must be at least 1, got 0"):
+        record(tmp_path, channels=0)
+    with pytest.raises(TypeError, match="record: channels must be an int, got '8'"):
+        record(tmp_path, channels="8")
 
 
 @pytest.mark.parametrize("gradients", [False, True])

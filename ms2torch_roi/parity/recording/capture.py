@@ -60,7 +60,7 @@ def record_call(
     for recording in recordings:
         if gradients is None or not recording._gradients:
             recording._write(call)
-        elif path := recording._write(call, to_come=case.features.nbytes + array.nbytes):
+        elif path := recording._write(call, gradients=True):
             gradients.files.append((recording, path))
             gradients.unwritten = unwritten
     return output
@@ -121,9 +121,10 @@ class Gradients:
         except UnrecordableError as error:
             self._refuse(error)
             return
-        for _, path in self.files:
-            call = calls.read(path)
-            to_disk(path, replace(call, output_gradient=self._of_output, features_gradient=array))
+        for recording, path in self.files:
+            gradients = (recording.kept(of_channels) for of_channels in (self._of_output, array))
+            of_output, of_features = map(np.ascontiguousarray, gradients)
+            to_disk(path, replace(calls.read(path), output_gradient=of_output, features_gradient=of_features))
 
     def _refuse(self, error: UnrecordableError) -> None:
         refuse([recording for recording, _ in self.files], error, "gradient")

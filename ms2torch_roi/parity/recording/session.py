@@ -7,11 +7,17 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from . import calls
 from .calls import Call
+
+NDArray = npt.NDArray[Any]
 
 # More than a file has in it beside its arrays and the message of an error.
 _OVERHEAD = 8192  # bytes
@@ -27,7 +33,13 @@ class Recording:
     """
 
     def __init__(
-        self, directory: Path, gradients: bool, max_calls: int | None, max_bytes: int | None, every: int
+        self,
+        directory: Path,
+        gradients: bool,
+        max_calls: int | None,
+        max_bytes: int | None,
+        every: int,
+        channels: int | None,
     ) -> None:
         self.directory = directory
         self.calls = 0
@@ -36,6 +48,7 @@ class Recording:
         self._max_calls = max_calls
         self._max_bytes = max_bytes
         self._every = every
+        self._channels = channels
         self._start = ""
         self._number = 0  # of the last file
         self._bytes = 0  # of all files, with those being written, and gradients that may come
@@ -47,14 +60,21 @@ class Recording:
         self.calls += 1
         return (self.calls - 1) % self._every == 0 and not self._full
 
-    def _write(self, call: Call, to_come: int = 0) -> Path | None:
-        """Write a call to a file, whose path is returned, unless a limit is reached; ``to_come`` more bytes may follow.
+    def kept(self, array: NDArray) -> NDArray:
+        """Return the channels of features, of an output or of a gradient that are recorded."""
+        return array[:, : self._channels] if array.ndim > 1 else array
+
+    def _write(self, call: Call, *, gradients: bool = False) -> Path | None:
+        """Write a call to a file, whose path is returned, unless a limit is reached; its ``gradients`` may follow.
 
         Raises:
             OSError: it cannot be written; the error names the file.
         """
-        arrays = (call.case.features, call.case.rois, call.output)
-        size = sum(array.nbytes for array in arrays if array is not None)
+        features, output = self.kept(call.case.features), None if call.output is None else self.kept(call.output)
+        call = replace(call, case=replace(call.case, features=features), output=output)
+        of_channels = features.nbytes + (0 if output is None else output.nbytes)
+        to_come = of_channels if gradients else 0
+        size = of_channels + call.case.rois.nbytes
         size += 4 * len(json.dumps(call.error_message)) + _OVERHEAD + to_come
         with _lock:
             limits = (
