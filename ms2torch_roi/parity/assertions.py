@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arrays, params, reference, rules
-from . import diagnosis, operators, verdicts
+from . import adapters, diagnosis, operators, verdicts
 from .cases import Case, MindSporeCase, TorchvisionCase
 from .verdicts import Tolerance, Verdict
 
@@ -37,6 +37,7 @@ def assert_parity(
     *,
     expected: Any = None,
     actual: Any = None,
+    adapter: str | Callable[..., Any] | None = None,
     atol: float = 0.0,
     rtol: float = 0.0,
     max_differing: int = 0,
@@ -64,6 +65,9 @@ def assert_parity(
         expected: (K, C, pooled height, pooled width), the right result, such as one saved elsewhere. By default the
             original is run or, where its framework is not installed, its bit-true NumPy reference.
         actual: the result to test, such as the output of a model. By default the port is run.
+        adapter: a port of your own to run instead: a function of ``features``, ``rois`` and the arguments, or a class
+            that makes one, or its name, ``"package.module:name"``. It takes torch tensors, or if it is a MindSpore cell
+            MindSpore's.
         atol: how much a value may differ, and
         rtol: how much more for each unit of the expected value. By default every bit counts.
         max_differing: how many values may differ by more.
@@ -93,7 +97,11 @@ def assert_parity(
     case = _case(features, rois, arguments)
     wanted: NDArray | Exception
     with kept_context():
-        if actual is None:
+        if adapter is not None:
+            if actual is not None:
+                raise TypeError("assert_parity: give actual or an adapter, not both")
+            got, got_from = _without_undefined(case, adapters.call(adapter, case)), f"the adapter {_named(adapter)}"
+        elif actual is None:
             device = _device_of(features)
             on = "the CPU" if device == "cpu" else device
             got, got_from = operators.port(case, device), f"ms2torch_roi.{case.operator} on {on}"
@@ -180,6 +188,10 @@ def _array(name: str, value: Any) -> NDArray:
         wanted = "a tensor of torch or MindSpore or a NumPy array, of float16 or float32"
         raise TypeError(f"assert_parity: {name} must be {wanted}, got {found}")
     return array if array.flags.writeable else array.copy()  # torch warns of memory that it must not write to
+
+
+def _named(adapter: str | Callable[..., Any]) -> str:
+    return adapter if isinstance(adapter, str) else getattr(adapter, "__qualname__", repr(adapter))
 
 
 def _device_of(features: Any) -> str:

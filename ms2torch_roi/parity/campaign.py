@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from . import cases, diagnosis, edges, identification, operators, shrinking, verdicts
+from . import adapters, cases, diagnosis, edges, identification, operators, shrinking, verdicts
+from .adapters import Adapter
 from .cases import Case, MindSporeCase
 from .recording import calls
 from .verdicts import EXACT, Tolerance, Verdict
@@ -37,6 +38,7 @@ _WORKLOADS: dict[str, Callable[[int, int], Case]] = {
 # Recorded calls that come with the package: one folder for each version of MindSpore.
 GOLDEN = Path(__file__).parent / "golden"
 
+NOT_FOR_ADAPTER = "of calls of the other library's operator, which the adapter does not take"
 NOT_ON_DEVICE = "of calls that must end in an error, which can end the process on this device"
 
 # Cases that a worker is handed at a time, at most.
@@ -61,7 +63,8 @@ class Check:
 
     The ports are compared with both frameworks, or, without MindSpore, with the NumPy reference. Of workloads the
     gradients are compared too, if both frameworks are there. ``device`` is where torch runs the port to it; on others
-    than a CPU no case runs that must end in an error, which may end the process there.
+    than a CPU no case runs that must end in an error, which may end the process there. An ``adapter`` is run in place
+    of the port, without round trips and gradients.
     """
 
     random_cases: int
@@ -71,6 +74,7 @@ class Check:
     with_mindspore: bool = True
     tolerance: Tolerance = EXACT
     device: str = "cpu"
+    adapter: Adapter | None = None
 
     def __len__(self) -> int:
         return len(_listed_cases(self.directions)) + (self.random_cases + self.workloads) * len(self.directions)
@@ -91,8 +95,9 @@ class Check:
         if case.raises is not None and self.device != "cpu":
             return [Verdict(case.name, case.direction, case.category, number, left_out={NOT_ON_DEVICE: len(case.rois)})]
         expected = operators.outcome(self._original, case)
-        found = [self._verdict(number, case, expected, operators.port, case.category)]
-        if not self.with_mindspore or case.raises is not None:
+        port = operators.port if self.adapter is None else self._run_adapter
+        found = [self._verdict(number, case, expected, port, case.category)]
+        if not self.with_mindspore or case.raises is not None or self.adapter is not None:
             return found
         if case.category.startswith(cases.WORKLOAD):
             found.append(self._verdict_on_gradient(number, case))
@@ -104,9 +109,13 @@ class Check:
     def shrunk(self, verdict: Verdict) -> Verdict:
         """Shrink the random cases; the others are small, and known by name."""
         case = self.case(verdict.number)
-        if not case.category.startswith((cases.RANDOM, cases.WORKLOAD)):
+        if not case.category.startswith((cases.RANDOM, cases.WORKLOAD)) or adapters.is_lost(verdict.problem):
             return verdict
-        port = operators.round_trip if verdict.category.startswith(ROUND_TRIP) else operators.port
+        port: Callable[..., NDArray] = operators.port
+        if self.adapter is not None:
+            port = self._run_adapter
+        elif verdict.category.startswith(ROUND_TRIP):
+            port = operators.round_trip
 
         def again(case: Case) -> Verdict:
             if verdict.category == GRADIENT:
@@ -135,8 +144,20 @@ class Check:
         return replace(
             verdict,
             explanation=_explained(diagnosis.explain, case, expected, actual),
-            reproduction=verdicts.reproduction(case, self._original.__name__, port.__name__, self._device(case)),
+            reproduction=verdicts.reproduction(case, self._original.__name__, self._named(port, case)),
         )
+
+    def _run_adapter(self, case: Case, device: str) -> NDArray:
+        assert self.adapter is not None
+        return adapters.run(self.adapter, case)
+
+    def _named(self, port: Callable[..., NDArray], case: Case) -> str:
+        """Return the Python that runs a case as a port does."""
+        if self.adapter is not None:
+            return f"adapters.{self.adapter}.call"
+        if self._device(case) == "cpu":
+            return f"operators.{port.__name__}"
+        return f"lambda case: operators.{port.__name__}(case, {self.device!r})"
 
     def _device(self, case: Case) -> str:
         return self.device if case.direction == "to-torch" else "cpu"
@@ -174,7 +195,7 @@ class Replay:
     """Recorded calls, compared with the ports.
 
     ``backward_roi_end_mode``, ``rule`` and ``backward_rule`` are those of :class:`ms2torch_roi.ROIAlign`, and
-    ``device`` is where torch runs it.
+    ``device`` is where torch runs it. An ``adapter`` is run in place of the port, and gradients are left out then.
     """
 
     files: tuple[Path, ...]
@@ -183,6 +204,7 @@ class Replay:
     rule: str = "cpu"
     backward_rule: str | None = None
     device: str = "cpu"
+    adapter: Adapter | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -203,9 +225,15 @@ class Replay:
         if isinstance(case, MindSporeCase):
             case = replace(case, rule=self.rule)
             call = replace(call, case=case)
+        not_run = Verdict(case.name, case.direction, case.category, number)
         if case.raises is not None and device != "cpu":
-            return [Verdict(case.name, case.direction, case.category, number, left_out={NOT_ON_DEVICE: len(case.rois)})]
-        actual = operators.outcome(functools.partial(operators.port, device=device), case)
+            return [replace(not_run, left_out={NOT_ON_DEVICE: len(case.rois)})]
+        if self.adapter is None:
+            actual = operators.outcome(functools.partial(operators.port, device=device), case)
+        elif isinstance(case, self.adapter.kind):
+            actual = operators.outcome(functools.partial(adapters.run, self.adapter), case)
+        else:
+            return [replace(not_run, left_out={NOT_FOR_ADAPTER: len(case.rois)})]
         if isinstance(actual, ImportError):
             raise actual
         verdict = verdicts.judge(case, expected, actual, tolerance=self.tolerance)
@@ -216,7 +244,7 @@ class Replay:
             explanation = of_device if of_rules.startswith("None of") else f"{of_device} {of_rules}".strip()
             verdict = replace(verdict, explanation=explanation or of_rules)
         found = [verdict]
-        if call.output_gradient is not None and call.features_gradient is not None:
+        if self.adapter is None and call.output_gradient is not None and call.features_gradient is not None:
             gradient = functools.partial(
                 operators.gradient,
                 output_gradient=call.output_gradient,
@@ -239,7 +267,11 @@ class Replay:
         """The arguments that are not the default, as Python."""
         others = [field for field in fields(self)[1:] if getattr(self, field.name) != field.default]
         texts = (f"{field.name}={getattr(self, field.name)!r}" for field in others)
-        return ", ".join(text.replace("=Tolerance", "=verdicts.Tolerance") for text in texts)
+        modules = {"=Tolerance": "=verdicts.Tolerance", "=Adapter": "=adapters.Adapter"}
+        settings = ", ".join(texts)
+        for name, qualified in modules.items():
+            settings = settings.replace(name, qualified)
+        return settings
 
     def shrunk(self, verdict: Verdict) -> Verdict:
         """Leave recorded calls as they are: there is no original to ask for the output of another."""

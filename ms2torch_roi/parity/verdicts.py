@@ -236,13 +236,18 @@ def _judge_errors(case: Case, expected: Any, actual: Any) -> str:
     return ""
 
 
-def reproduction(case: Case, original: str, port: str, device: str = "cpu") -> str:
-    """Return a few lines of Python that run a case again on two operators of ``operators.py``."""
-    on_device = f"operators.{port}" if device == "cpu" else f"lambda case: operators.{port}(case, {device!r})"
+def reproduction(case: Case, original: str, port: str) -> str:
+    """Return a few lines of Python that run a case again.
+
+    Args:
+        case: which.
+        original: the name of an operator of ``operators.py``.
+        port: a function of a case, in Python.
+    """
     return (
         f"{_case_again(case)}"
         f"expected = operators.outcome(operators.{original}, case)\n"
-        f"actual = operators.outcome({on_device}, case)\n"
+        f"actual = operators.outcome({port}, case)\n"
         "print(verdicts.judge(case, expected, actual))"
     )
 
@@ -263,7 +268,7 @@ def _case_again(case: Case) -> str:
     arguments = ", ".join(f"{name}={value!r}" for name, value in case.arguments.items())
     return (
         "import numpy as np\n"
-        "from ms2torch_roi.parity import cases, edges, operators, verdicts\n"
+        "from ms2torch_roi.parity import adapters, cases, edges, operators, verdicts\n"
         f"case = {case.source}\n"
         f"# {case.operator}({arguments})\n"
         f"# features {case.features.dtype} {case.features.shape}, rois {case.rois.dtype} {case.rois.shape}\n"
@@ -274,7 +279,7 @@ def reproduction_of_recorded(path: Path, settings: str) -> str:
     """Return a few lines of Python that replay a recorded call; ``settings`` are the other arguments of the replay."""
     return (
         "from pathlib import Path\n"
-        "from ms2torch_roi.parity import campaign, verdicts\n"
+        "from ms2torch_roi.parity import adapters, campaign, verdicts\n"
         f"files = (Path({str(path)!r}),)\n"
         f"print(campaign.Replay({', '.join(filter(None, ('files', settings)))}).verdicts(0))"
     )
