@@ -8,8 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from . import PASSED, CouldNotRunError
+
 if TYPE_CHECKING:
     from ..parity import verdicts
+
+STATUSES_OF_SCRIPTS = "Exit status: 0, or 2 if the script could not be written."
 
 Number = TypeVar("Number", int, float)
 
@@ -81,3 +85,21 @@ def tolerance_of(options: argparse.Namespace) -> verdicts.Tolerance:
     from ..parity.verdicts import Tolerance
 
     return Tolerance(options.atol, options.rtol, options.max_differing)
+
+
+def add_script_option(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add where a script of this name goes."""
+    parser.add_argument(
+        "--out", type=Path, default=Path(name), metavar="FILE", help="write it to this file (default: %(default)s)"
+    )
+
+
+def write_script(options: argparse.Namespace, name: str) -> int:
+    """Write a script of :mod:`ms2torch_roi.parity.scripts` to where it is wanted, and return the exit status."""
+    from ..parity import scripts
+
+    try:
+        options.out.write_text(scripts.source(name), encoding="utf-8")
+    except OSError as error:
+        raise CouldNotRunError(f"--out: {error}") from error
+    return PASSED

@@ -32,7 +32,9 @@ _GRADIENTS = "gradients, of mode 1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="recorded calls, or folders of them")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="recorded calls, or folders or .zip files of them"
+    )
     parser.add_argument(
         "--tolerance",
         type=arguments.tolerance,
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         files, others = campaign.recorded_files(options.paths)
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
-    reporting.check_reports(options, files)
+    reporting.check_reports(options, (*files, *options.paths))
     unreadable: list[str] = []
     sources: Counter[str] = Counter()
     tried = identification.identify(_calls(files, unreadable, sources, console), options.tolerance)

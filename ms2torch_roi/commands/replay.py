@@ -19,7 +19,9 @@ EPILOG = STATUSES.format("replay")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="recorded calls, or folders of them")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="recorded calls, or folders or .zip files of them"
+    )
     parser.add_argument(
         "--golden", action="store_true", help="replay the calls of every supported MindSpore that come with the package"
     )
@@ -56,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         files, others = campaign.recorded_files(paths)
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
-    reporting.check_reports(options, files)
+    reporting.check_reports(options, (*files, *paths))
     try:
         engine = operators.engine(options.device)
     except (ImportError, ValueError) as error:

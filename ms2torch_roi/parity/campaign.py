@@ -289,18 +289,18 @@ def _failure(verdict: Verdict) -> tuple[bool, str, str]:
 
 
 def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]:
-    """Return the recorded calls among files and folders, by name, and what else is in those folders.
+    """Return the recorded calls among files, folders and archives, by name, and what else is in those.
 
     Raises:
         OSError: a path that does not exist or cannot be read.
-        ValueError: not one recorded call.
+        ValueError: not one recorded call, or an archive that is damaged.
     """
     paths = list(paths)
     files: list[Path] = []
     others: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            for file in sorted(path.iterdir()):
+        if path.is_dir() or path.suffix == calls.ARCHIVE_SUFFIX:
+            for file in sorted(path.iterdir()) if path.is_dir() else calls.in_archive(path):
                 (files if file.suffix == calls.SUFFIX else others).append(file)
         else:
             path.stat()

@@ -9,10 +9,13 @@ into its backward pass and what went out. A text ``call`` holds the rest as JSON
      "error": {"type": "RuntimeError", "message": "..."}}
 
 ``operator`` may be ``torchvision.ops.roi_align``, with its own arguments; ``error`` is there if the call raised one.
+
+Files may be in a ``.zip``, as a probe writes them: ``probe.zip/01-float32-graph.npz`` is read in place.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import stat
@@ -20,7 +23,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +35,7 @@ NDArray = npt.NDArray[Any]
 
 FORMAT = 1
 SUFFIX = ".npz"
+ARCHIVE_SUFFIX = ".zip"
 PARTIAL_SUFFIX = ".partial"
 
 _OPERATORS: dict[str, tuple[str, type[Case]]] = {
@@ -112,20 +116,64 @@ def write(path: Path, call: Call) -> None:
 
 
 def read(path: Path) -> Call:
-    """Read a call from a file.
+    """Read a call from a file, which may be in an archive.
 
     Raises:
         ValueError: it holds no recorded call, or not all of it; the message says what is wrong, and names the file.
         OSError: it cannot be opened.
     """
     try:
-        check_is_file(path)
-        with zipfile.ZipFile(path) as archive:
-            return _call(path, archive)
+        file, packed = _opened(path)
+        with file, zipfile.ZipFile(file) as archive:
+            return _call(path, archive, packed)
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for a file that is damaged
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise ValueError(f"{path}: not a recorded call: {type(error).__name__}: {error}") from error
+
+
+def in_archive(archive: Path) -> list[Path]:
+    """Return paths for what a ``.zip`` holds, in their order, for :func:`read`; folders are left out.
+
+    Raises:
+        ValueError: it is no archive, or one of the names leads out of it.
+        OSError: it cannot be opened.
+    """
+    try:
+        check_is_file(archive)
+        with zipfile.ZipFile(archive) as file:
+            names = [info.filename for info in file.infolist() if not info.is_dir()]
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{archive}: {error}") from error
+    paths = [archive / name for name in sorted(names)]
+    for path in paths:
+        if not path.is_relative_to(archive) or ".." in path.relative_to(archive).parts:
+            raise ValueError(f"{archive}: it holds {path}, which would be outside")
+    return paths
+
+
+def _opened(path: Path) -> tuple[IO[bytes], int]:
+    """Open a file, or a copy in memory of one in an archive; return it and how many bytes it takes on disk."""
+    archive = next((parent for parent in path.parents if parent.suffix == ARCHIVE_SUFFIX and parent.is_file()), None)
+    if archive is None:
+        check_is_file(path)
+        return path.open("rb"), path.stat().st_size
+    with zipfile.ZipFile(archive) as file:
+        member = file.getinfo(path.relative_to(archive).as_posix())
+        packed = min(member.compress_size, archive.stat().st_size)
+        _check_compression("it", member)
+        _check_unpacked(packed, member.file_size)
+        return io.BytesIO(file.read(member)), packed
+
+
+def _check_compression(what: str, member: zipfile.ZipInfo) -> None:
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{what} is compressed in a way that NumPy does not write")
+
+
+def _check_unpacked(packed: int, unpacked: int) -> None:
+    if unpacked > max(_COMPRESSION * packed, _UNPACKED):
+        raise ValueError(f"its {packed} bytes would unpack to {unpacked}, more than {_COMPRESSION} times as many")
 
 
 def check_is_file(path: Path) -> None:
@@ -152,8 +200,8 @@ class _Declared(NamedTuple):
     dtype: np.dtype[Any]
 
 
-def _declared(path: Path, archive: zipfile.ZipFile) -> dict[str, _Declared]:
-    """Return what the arrays of a file say that they are; this reads none of them.
+def _declared(archive: zipfile.ZipFile, packed: int) -> dict[str, _Declared]:
+    """Return what the arrays of a file of so many bytes say that they are; this reads none of them.
 
     Raises:
         ValueError: there is no call, or they say what cannot be, or would take far more memory than the file.
@@ -163,16 +211,13 @@ def _declared(path: Path, archive: zipfile.ZipFile) -> dict[str, _Declared]:
     if "call" not in names:
         others = ", ".join(sorted(name.removesuffix(".npy") for name in found)) or "nothing"
         raise ValueError(f"there is no 'call' in it, but {others[:200]}")
-    packed, unpacked = path.stat().st_size, sum(archive.getinfo(f"{name}.npy").file_size for name in names)
-    if unpacked > max(_COMPRESSION * packed, _UNPACKED):
-        raise ValueError(f"its {packed} bytes would unpack to {unpacked}, more than {_COMPRESSION} times as many")
+    _check_unpacked(packed, sum(archive.getinfo(f"{name}.npy").file_size for name in names))
     return {name: _header(archive, name) for name in names}
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> _Declared:
     member = archive.getinfo(f"{name}.npy")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{name} is compressed in a way that NumPy does not write")
+    _check_compression(name, member)
     with archive.open(member) as file:
         read = _format.read_array_header_1_0 if _format.read_magic(file) == (1, 0) else _format.read_array_header_2_0
         shape, _, dtype = read(file)
@@ -188,9 +233,9 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray:
     return array
 
 
-def _call(path: Path, archive: zipfile.ZipFile) -> Call:
+def _call(path: Path, archive: zipfile.ZipFile, packed: int) -> Call:
     """Return the call in a file. No array is read before all that the file says fits together."""
-    declared = _declared(path, archive)
+    declared = _declared(archive, packed)
     text = declared.pop("call")
     if text.dtype.kind != "U" or text.shape or text.dtype.itemsize > _TEXT:
         raise ValueError(f"its 'call' is {text.dtype} {text.shape}, not a text of {_TEXT} bytes at most")
