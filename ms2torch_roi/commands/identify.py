@@ -135,6 +135,8 @@ def _print(
     line(conclusion.sentence, "bold green" if conclusion.verdict == "one" else "bold yellow")
     if conclusion.call:
         line(conclusion.call)
+    for kind, names in conclusion.by_kind.items():
+        line(f"  {kind}: {' or '.join(names) or 'none'}")
 
 
 def _refutation(finding: Finding) -> str:

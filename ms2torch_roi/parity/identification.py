@@ -112,11 +112,15 @@ class Refutation(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """What was tried on calls: on outputs, and on gradients; and how many calls were left out, as errors."""
+    """What was tried on calls: on outputs, and on gradients; how many calls were left out, as errors.
+
+    ``kinds`` are those of calls that a device may have a kernel of its own for, by the names of the calls.
+    """
 
     outputs: list[Finding]
     gradients: list[Finding]
     left_out: int
+    kinds: dict[str, str]
 
 
 def identify(calls: Iterable[Call], allowed: float | None = None) -> Tried:
@@ -132,11 +136,13 @@ def identify(calls: Iterable[Call], allowed: float | None = None) -> Tried:
     >>> conclude(identify([Call(case=case, output=operators.reference(case))])).call
     "ms2torch_roi.ROIAlign(..., rule='ascend-static')"
     """
-    tried = Tried([Finding(one) for one in hypotheses()], [Finding(one) for one in hypotheses() if one.gradient], 0)
+    of_gradients = [Finding(one) for one in hypotheses() if one.gradient]
+    tried = Tried([Finding(one) for one in hypotheses()], of_gradients, left_out=0, kinds={})
     for call in calls:
         if not isinstance(call.case, MindSporeCase) or call.output is None:
             tried = tried._replace(left_out=tried.left_out + 1)
             continue
+        tried.kinds[call.case.name] = _kind_of_call(call.case)
         _try_outputs(call, call.case, call.output, tried.outputs, allowed)
         if call.output_gradient is not None and call.features_gradient is not None:
             _try_gradients(call, call.case, tried.gradients, allowed)
@@ -151,12 +157,14 @@ class Conclusion(NamedTuple):
         names: of those that do; if none, of the closest.
         sentence: for people.
         call: what computes it: the constructor, if a rule has a name.
+        by_kind: if none explains every call, those that explain all calls of a kind, by the kinds.
     """
 
     verdict: Literal["one", "none", "several"]
     names: list[str]
     sentence: str
     call: str
+    by_kind: dict[str, list[str]]
 
 
 def conclude(tried: Tried) -> Conclusion:
@@ -176,21 +184,40 @@ def conclude(tried: Tried) -> Conclusion:
         closest = min(tried.outputs, key=lambda finding: (len(finding.refuted), finding.residual))
         of = f"{len(closest.explained):,} of {count:,} calls"
         sentence = f"No rule explains {calls}. The closest is {closest.hypothesis.name}, with {of}."
-        return Conclusion("none", [closest.hypothesis.name], sentence, "")
+        return Conclusion("none", [closest.hypothesis.name], sentence, "", _by_kind(tried))
     if len(found) > 1:
         sentence = (
             f"{joined(names)} explain {calls}: they have no box that tells these apart."
             " ms2torch-roi probe writes a script for the device that does."
         )
-        return Conclusion("several", names, sentence, "")
+        return Conclusion("several", names, sentence, "", {})
     (best,) = found
     how = "bit for bit" if best.identical else f"to within {best.residual:.2g} of the largest feature"
     sentence = f"{names[0]} explains {calls}, {how}."
     if not best.hypothesis.is_named:
-        return Conclusion("one", names, f"{sentence} ROIAlign has no rule for it.", "")
-    return Conclusion(
-        "one", names, sentence, f"ms2torch_roi.ROIAlign(..., rule={names[0]!r}{_backward(tried, names[0])})"
-    )
+        return Conclusion("one", names, f"{sentence} ROIAlign has no rule for it.", "", {})
+    constructor = f"ms2torch_roi.ROIAlign(..., rule={names[0]!r}{_backward(tried, names[0])})"
+    return Conclusion("one", names, sentence, constructor, {})
+
+
+def _kind_of_call(case: MindSporeCase) -> str:
+    """Return what a device may have a kernel of its own for: the dtype, the grid, and how a probe ran the call."""
+    mode = next((f", {mode}" for mode in ("pynative", "graph", "dynamic") if case.name.endswith(f"-{mode}.npz")), "")
+    return f"{case.features.dtype.name}, {'fixed' if case.sample_num > 0 else 'adaptive'} grid{mode}"
+
+
+def _by_kind(tried: Tried) -> dict[str, list[str]]:
+    """Return the names of what explains all calls of a kind, where there is more than one kind and something does."""
+    found: dict[str, list[str]] = {}
+    for kind in sorted(set(tried.kinds.values())):
+        of_kind = {name for name, other in tried.kinds.items() if other == kind}
+        every = [
+            finding.hypothesis
+            for finding in tried.outputs
+            if of_kind & {*finding.explained} and not of_kind & {*finding.refuted}
+        ]
+        found[kind] = [one.name for one in every if one.is_named] or [one.name for one in every]
+    return found if len(found) > 1 and any(found.values()) else {}
 
 
 def _backward(tried: Tried, rule: str) -> str:

@@ -99,6 +99,20 @@ def test_calls_of_two_devices_are_of_no_rule_and_the_closest_is_named():
     assert (conclusion.verdict, conclusion.names) == ("none", ["ascend-static"])
 
 
+def test_a_device_with_a_kernel_for_each_dtype_is_told_kind_by_kind():
+    """As the 910A has, where nothing else explains every call."""
+    static = [call for call in recorded("ascend-static", range(60)) if call.case.features.dtype == np.float32]
+    dynamic = [call for call in recorded("ascend-dynamic", range(60)) if call.case.features.dtype == np.float16]
+    conclusion = conclude(identify([*static, *dynamic]))
+    assert conclusion.verdict == "none"
+    assert conclusion.by_kind == {
+        "float16, adaptive grid": ["ascend-dynamic"],
+        "float16, fixed grid": ["ascend-dynamic"],
+        "float32, adaptive grid": ["ascend-static"],
+        "float32, fixed grid": ["ascend-static"],
+    }
+
+
 @pytest.mark.parametrize("backward_rule", ["cpu", "ascend-static", "ascend-dynamic"])  # the 950 has the last one too
 def test_the_rule_of_the_gradient_is_found_too(backward_rule):
     conclusion = conclude(identify(recorded("ascend-static", range(120), backward_rule=backward_rule)))
