@@ -5,7 +5,7 @@ import time
 import adapters_of_users
 import numpy as np
 import pytest
-from helpers import assert_same_bits, run_python
+from helpers import assert_same_bits
 
 from ms2torch_roi import assert_parity
 from ms2torch_roi.parity import adapters, campaign, cases, edges, operators, verdicts
@@ -133,14 +133,14 @@ def some_checks(one, **settings):
     )
 
 
-def test_a_check_of_an_adapter_names_the_mistake_and_how_to_see_it_again():
+def test_a_check_of_an_adapter_names_the_mistake_and_how_to_see_it_again(capsys):
     check = some_checks(adapter("naive"))
     (of_mode_0,), (documented,) = check.verdicts(0), check.verdicts(1)
     assert of_mode_0.passed
     assert not documented.passed
-    assert "aligned for roi_end_mode, as MindSpore's documentation suggests" in documented.explanation
-    printed = run_python(documented.reproduction)
-    assert "differing=9" in printed
+    assert "with aligned=True (boxes moved by half a cell)" in documented.explanation
+    exec(documented.reproduction, {})
+    assert "differing=9" in capsys.readouterr().out
 
 
 def test_a_check_of_an_adapter_that_dies_goes_on():
@@ -165,9 +165,14 @@ def test_assert_parity_of_an_adapter():
     arguments = CASE.arguments
     for right in ("adapters_of_users:OfMindSpore", adapters_of_users.OfMindSpore):
         assert_parity(CASE.features, CASE.rois, adapter=right, expected=operators.reference(CASE), **arguments)
+    case = cases.documented_cases()[1]
     with pytest.raises(AssertionError, match="the adapter naive"):
         assert_parity(
-            CASE.features, CASE.rois, adapter=adapters_of_users.naive, expected=operators.reference(CASE), **arguments
+            case.features,
+            case.rois,
+            adapter=adapters_of_users.naive,
+            expected=operators.reference(case),
+            **case.arguments,
         )
     with pytest.raises(TypeError, match="give actual or an adapter, not both"):
         assert_parity(CASE.features, CASE.rois, adapter=adapters_of_users.naive, actual=CASE.features, **arguments)
