@@ -1,5 +1,7 @@
 """The formulas for the level of a box as projects write them, in the manner of each, for the tests to ask."""
 
+import functools
+
 import numpy as np
 import torch
 from torchvision.ops.poolers import LevelMapper
@@ -7,49 +9,63 @@ from torchvision.ops.poolers import LevelMapper
 from ms2torch_roi import levels
 
 
+def on_tensors(formula):
+    """Let a formula of MindSpore tensors take and return arrays as well."""
+
+    @functools.wraps(formula)
+    def on_either(ms, rois, count, *arguments, **settings):
+        if not isinstance(rois, np.ndarray):
+            return formula(ms.ops, rois, count, *arguments, **settings)
+        level = formula(ms.ops, ms.Tensor(rois), count, *arguments, **settings)
+        return level.asnumpy().astype(int).reshape(-1)
+
+    return on_either
+
+
+def columns(ms, rows, count, finest_scale=56):
+    """The constants of the model zoo's extractor, each a tensor with a row for each roi."""
+    numbers = {"ones": 1, "finest_scale": finest_scale, "epsilon": 1e-6, "twos": 2}
+    floats = {name: ms.Tensor(np.full((rows, 1), number, np.float32)) for name, number in numbers.items()}
+    return floats, ms.Tensor(np.zeros((rows, 1), np.int32)), ms.Tensor(np.full((rows, 1), count - 1, np.int32))
+
+
+def model_zoo_level(ops, rois, ones, finest_scale, epsilon, twos, zeros, last):
+    """FasterRCNN's, MaskRCNN's and others of MindSpore's model zoo."""
+    size = ops.sqrt(rois[::, 3:4:1] - rois[::, 1:2:1] + ones) * ops.sqrt(rois[::, 4:5:1] - rois[::, 2:3:1] + ones)
+    logarithm = ops.log(size / finest_scale + epsilon) / ops.log(twos)
+    return ops.clip_by_value(ops.cast(ops.floor(logarithm), zeros.dtype), zeros, last)
+
+
 def model_zoo(ms, rois, count, finest_scale=56):
-    """FasterRCNN's, MaskRCNN's and others of MindSpore's model zoo: a tensor for every constant, of a row each."""
-    ops = ms.ops
-
-    def column(value, dtype=np.float32):
-        return ms.Tensor(np.full((len(rois), 1), value, dtype))
-
-    rois = ms.Tensor(rois)
-    width, height = rois[::, 3:4:1] - rois[::, 1:2:1], rois[::, 4:5:1] - rois[::, 2:3:1]
-    size = ops.sqrt(width + column(1)) * ops.sqrt(height + column(1))
-    relative = size / column(finest_scale) + column(1e-6)
-    level = ops.cast(ops.floor(ops.log(relative) / ops.log(column(2))), ms.int32)
-    return ops.clip_by_value(level, column(0, np.int32), column(count - 1, np.int32)).asnumpy()[:, 0]
+    floats, zeros, last = columns(ms, len(rois), count, finest_scale)
+    return model_zoo_level(ms.ops, ms.Tensor(rois), **floats, zeros=zeros, last=last).asnumpy()[:, 0]
 
 
-def queryinst(ms, rois, count, finest_scale=56):
-    ops, rois = ms.ops, ms.Tensor(rois)
-    one = ms.Tensor(np.ones((len(rois), 1), np.float32))
+@on_tensors
+def queryinst(ops, rois, count, finest_scale=56):
+    one = ops.ones_like(rois[:, :1])
     size = ops.sqrt(rois[:, 3:4] - rois[:, 1:2] + one) * ops.sqrt(rois[:, 4:5] - rois[:, 2:3] + one)
-    level = ops.cast(ops.floor(ops.log2(size / (finest_scale * one) + 1e-6)), ms.int32)
-    return ops.clip_by_value(level, 0, count - 1).asnumpy()[:, 0]
+    return ops.clip_by_value(ops.floor(ops.log2(size / (finest_scale * one) + 1e-6)).int(), 0, count - 1)
 
 
-def mmdet_on_mindspore(ms, rois, count, finest_scale=56, one=0):
-    ops, rois = ms.ops, ms.Tensor(rois)
+@on_tensors
+def mmdet_on_mindspore(ops, rois, count, finest_scale=56, one=0):
     size = ops.sqrt((rois[:, 3] - rois[:, 1] + one) * (rois[:, 4] - rois[:, 2] + one))
-    level = ops.cast(ops.floor(ops.log2(size / finest_scale + 1e-6)), ms.int32)
-    return ops.clip_by_value(level, 0, count - 1).asnumpy()
+    return ops.clip_by_value(ops.floor(ops.log2(size / finest_scale + 1e-6)).int(), 0, count - 1)
 
 
-def mindspore_lab(ms, rois, count, finest_scale=56):
-    ops, rois = ms.ops, ms.Tensor(rois)
+@on_tensors
+def mindspore_lab(ops, rois, count, finest_scale=56):
     size = ops.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
-    logarithm = ops.log(size / finest_scale + 1e-6 + 1e-4) / ops.log(ms.Tensor(2, ms.float32))
-    return ops.floor(logarithm).clamp(min=0, max=count - 1).asnumpy().astype(int)
+    logarithm = ops.log(size / finest_scale + 1e-6 + 1e-4) / ops.log(ops.full((), 2, dtype=size.dtype))
+    return ops.floor(logarithm).clamp(min=0, max=count - 1)
 
 
-def layoutlm(ms, rois, count, finest_scale=224):
+@on_tensors
+def layoutlm(ops, rois, count, finest_scale=224):
     """mindocr's, which is detectron2's: levels 2 and up."""
-    ops, rois = ms.ops, ms.Tensor(rois)
     size = ops.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
-    level = ops.floor(4 + ops.log2(size / finest_scale + 1e-8))
-    return (level.clamp(min=2, max=count + 1) - 2).asnumpy().astype(int)
+    return ops.floor(4 + ops.log2(size / finest_scale + 1e-8)).clamp(min=2, max=count + 1) - 2
 
 
 def mmdet(ms, rois, count, finest_scale=56, one=0):
