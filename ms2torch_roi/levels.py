@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Literal
@@ -168,10 +169,13 @@ def assign(xp: Any, formula: LevelFormula, boxes: Array, count: int, lowest: int
         ints from 0 to ``count - 1``; -1 for a box that is on no level, and pools to 0.
     """
     decided, _ = thresholds(formula, lowest, count)
-    value = quantity(xp, formula, boxes)
-    # A comparison with NaN is False.
-    level = -1 + (value >= 0) if formula.framework == "torch" else 0 * (value >= 0)
-    for threshold in decided:
+    return reached(quantity(xp, formula, boxes), decided, formula.framework == "torch")
+
+
+def reached(value: Array, thresholds: Sequence[float], needs_size: bool) -> Array:
+    """Return how many thresholds each quantity has reached; -1 for NaN and below 0, if a box ``needs_size``."""
+    level = -1 + (value >= 0) if needs_size else 0 * (value >= 0)  # a comparison with NaN is False
+    for threshold in thresholds:
         level = level + (value >= threshold)
     return level
 

@@ -59,6 +59,8 @@ SLOW = {
     "tests/test_mindspore.py::test_an_adaptive_grid_in_graph_mode_is_refused_and_says_what_to_do",
     "tests/test_mindspore.py::test_arguments_of_a_call_by_name",
     "tests/test_mindspore.py::test_calls_are_refused_in_graph_mode_with_the_same_type",
+    "tests/test_mindspore_extractors.py",
+    "tests/test_mindspore_extractors_in_graphs.py",
     "tests/test_mindspore_gradients.py",
     "tests/test_mindspore_graph_mode.py",
     "tests/test_mindspore_mixed_precision.py",

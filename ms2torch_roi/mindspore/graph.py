@@ -55,7 +55,7 @@ class _Namespace:
         return ops.logical_and(value, other)
 
 
-_xp = _Namespace()
+XP = _Namespace()
 
 # So that MindSpore's compiler reads the fields of a rule.
 ms.jit_class(rules.Rule)
@@ -79,7 +79,8 @@ def _scale_of_mode_1(dtype: str, height: int | None, width: int | None) -> float
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
-def _may_be_0(length: int | None) -> bool:
+def may_be_0(length: int | None) -> bool:
+    """Tell whether a length is 0, or not known yet."""
     return not length
 
 
@@ -118,31 +119,31 @@ def pool(
         pixels = boxes
     else:
         check_boxes_of_images([part.shape for part in boxes])
-        pixels = rules.boxes_of_images(_xp, boxes)
+        pixels = rules.boxes_of_images(XP, boxes)
     check_shapes(input.shape, pixels.shape, pooled, sampling_ratio)
     rule = rules.TORCHVISION[aligned]
     # MindSpore (2.10) cannot slice what mindspore.vmap does not map over, such as boxes of one image for all features.
     nothing = ops.zeros_like(ops.reduce_max(input))
     pixels = ops.stop_gradient(pixels + nothing)
     # MindSpore (2.10) dies of slicing a tensor without rows.
-    padded = _may_be_0(pixels.shape[0])
+    padded = may_be_0(pixels.shape[0])
     if padded:
-        pixels = _xp.concatenate((_xp.full((1, 5), 0, pixels.dtype), pixels), 0)
+        pixels = XP.concatenate((XP.full((1, 5), 0, pixels.dtype), pixels), 0)
     index = pixels[:, :1]
     # MindSpore's operator raises RuntimeError for -1.
-    index = _xp.where(rules.has_image(_xp, rule, index, input.shape[0]), index, -1)
-    pixels = _xp.concatenate((index, pixels[:, 1:]), 1)
+    index = XP.where(rules.has_image(XP, rule, index, input.shape[0]), index, -1)
+    pixels = XP.concatenate((index, pixels[:, 1:]), 1)
     half = input.dtype == ms.float16
     scale = _scale_of_mode_1("float16" if half else "float32", input.shape[2], input.shape[3])
 
-    boxes, size = rules.feature_boxes(_xp, rule, pixels, spatial_scale)
-    boxes, size = encodings.outside_unless(_xp, rules.is_finite(_xp, boxes, size), boxes, size)
+    boxes, size = rules.feature_boxes(XP, rule, pixels, spatial_scale)
+    boxes, size = encodings.outside_unless(XP, rules.is_finite(XP, boxes, size), boxes, size)
     if aligned and _is_exporting_to_onnx():
         output = _pool_samples(input, boxes, size, pooled, sampling_ratio)
     elif aligned and half:
-        in_mode_0 = (size >= 1).all(1) & ~encodings.mindspore_has_mode_1(_xp, boxes, scale)
-        boxes_0, size_0 = encodings.outside_unless(_xp, in_mode_0, boxes, size)
-        boxes_1, size_1 = encodings.outside_unless(_xp, ~in_mode_0, boxes, size)
+        in_mode_0 = (size >= 1).all(1) & ~encodings.mindspore_has_mode_1(XP, boxes, scale)
+        boxes_0, size_0 = encodings.outside_unless(XP, in_mode_0, boxes, size)
+        boxes_1, size_1 = encodings.outside_unless(XP, ~in_mode_0, boxes, size)
         output = _pool_all(input, boxes_0, size_0, pooled, sampling_ratio, 0, scale)
         output = output + _pool_all(input, boxes_1, size_1, pooled, sampling_ratio, 1, scale)
     else:
@@ -160,8 +161,8 @@ def _pool_all(
     scale: float,
 ) -> ms.Tensor:
     """Pool every box in one call of that mode."""
-    in_mode_1 = encodings.mindspore_rois_of_mode_1(_xp, boxes, size, scale)
-    rois = in_mode_1 if roi_end_mode == 1 else encodings.boxes_to_enlarge(_xp, boxes, size)
+    in_mode_1 = encodings.mindspore_rois_of_mode_1(XP, boxes, size, scale)
+    rois = in_mode_1 if roi_end_mode == 1 else encodings.boxes_to_enlarge(XP, boxes, size)
     return operator_of(pooled, sampling_ratio, roi_end_mode, scale)(input, rois, in_mode_1)
 
 
