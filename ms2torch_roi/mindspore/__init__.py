@@ -52,9 +52,15 @@ class RoIAlign(nn.Cell):  # type: ignore[misc]
     def construct(self, input: ms.Tensor, rois: ms.Tensor | Sequence[ms.Tensor]) -> ms.Tensor:
         return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
 
+    def forward(self, input: ms.Tensor, rois: ms.Tensor | Sequence[ms.Tensor]) -> ms.Tensor:
+        """Call the cell, as code written for torch may."""
+        if graph.is_compiling(roi_align):
+            return self.construct(input, rois)  # there a cell cannot call itself
+        return self(input, rois)
+
     def __repr__(self) -> str:
         return (
-            f"RoIAlign(output_size={self.output_size}, spatial_scale={self.spatial_scale},"
+            f"{type(self).__name__}(output_size={self.output_size}, spatial_scale={self.spatial_scale},"
             f" sampling_ratio={self.sampling_ratio}, aligned={self.aligned})"
         )
 

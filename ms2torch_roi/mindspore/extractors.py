@@ -93,6 +93,14 @@ class MultiScaleRoIAlign(nn.Cell):  # type: ignore[misc]
         _keep_scales(self, scales)
         return _pool_own_rows(features, boxes, self.output_size, self.sampling_ratio, scales, thresholds)
 
+    def forward(
+        self, x: Mapping[str, ms.Tensor], boxes: Sequence[ms.Tensor], image_shapes: Sequence[tuple[int, int]]
+    ) -> ms.Tensor:
+        """Call the cell, as code written for torch may."""
+        if graph.is_compiling(roi_align):
+            return self.construct(x, boxes, image_shapes)  # there a cell cannot call itself
+        return self(x, boxes, image_shapes)
+
     def __repr__(self) -> str:
         return (
             f"MultiScaleRoIAlign(featmap_names={self.featmap_names}, output_size={self.output_size},"
