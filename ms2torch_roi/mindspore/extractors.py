@@ -30,8 +30,7 @@ class MultiScaleRoIAlign(nn.Cell):  # type: ignore[misc]
     Args:
         featmap_names: of the feature maps to pool from, the finest first.
         output_size: number of bins, ``(height, width)`` or an int for both.
-        sampling_ratio: samples along each axis of a bin; with 0 or less, ``ceil(size / output_size)``, in PyNative mode
-            only.
+        sampling_ratio: samples along each axis of a bin; with 0 or less, ``ceil(size / output_size)``.
         canonical_scale: the size in image pixels of a box on ``canonical_level``.
         canonical_level: the logarithm of the stride of that level. Thresholds of other than 224 pixels, times a power
             of two, and level 4 are searched in torch, which must be installed.

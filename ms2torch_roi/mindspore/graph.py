@@ -12,6 +12,7 @@ import mindspore as ms
 from mindspore import ops
 
 from .. import encodings, params, rules
+from . import host
 from .cells import Pooled, operator_of
 
 
@@ -74,6 +75,18 @@ def check_shapes(input: Sequence[int | None], boxes: Sequence[int | None], poole
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
+def _check_adaptive_grid(input: Sequence[int | None], boxes: Sequence[int | None], exports: bool) -> None:
+    """Raise unless a graph can call back for it."""
+    lengths = [*input, *boxes]
+    if exports or None in lengths or min(lengths) < 0:  # type: ignore[type-var, operator]
+        raise RuntimeError(
+            "roi_align: an adaptive grid (sampling_ratio <= 0) depends on the values of the boxes, which a graph looks"
+            " at in Python, if it is not exported and knows all lengths when it is compiled. Give a sampling_ratio"
+            " above 0, or leave out set_inputs, or call this outside mindspore.jit in PyNative mode."
+        )
+
+
+@ops.constexpr(check=False)  # type: ignore[untyped-decorator]
 def _scale_of_mode_1(dtype: str, height: int | None, width: int | None) -> float:
     return encodings.mindspore_scale(dtype, *(512 if length is None else length for length in (height, width)))
 
@@ -109,12 +122,10 @@ def pool(
     sampling_ratio: int,
     aligned: bool,
 ) -> ms.Tensor:
-    """Pool without a look at the values of the boxes. MindSpore's compiler reads this, and functions it calls."""
-    if sampling_ratio <= 0:
-        raise RuntimeError(
-            "roi_align: an adaptive grid (sampling_ratio <= 0) depends on the values of the boxes, which graph mode"
-            " cannot branch on. Give a sampling_ratio above 0, or call this outside mindspore.jit in PyNative mode."
-        )
+    """Pool in a graph: on the host, if grids depend on the values of the boxes, and else without a look at these.
+
+    MindSpore's compiler reads this, and functions it calls.
+    """
     if isinstance(boxes, ms.Tensor):
         pixels = boxes
     else:
@@ -129,6 +140,10 @@ def pool(
     padded = may_be_0(pixels.shape[0])
     if padded:
         pixels = XP.concatenate((XP.full((1, 5), 0, pixels.dtype), pixels), 0)
+    if sampling_ratio <= 0:
+        _check_adaptive_grid(input.shape, pixels.shape, _is_exporting_to_onnx())
+        output = host.operator_of(pooled, spatial_scale, sampling_ratio, aligned)(input, pixels)
+        return output[1:] if padded else output
     index = pixels[:, :1]
     # MindSpore's operator raises RuntimeError for -1.
     index = XP.where(rules.has_image(XP, rule, index, input.shape[0]), index, -1)
