@@ -2,6 +2,8 @@
 
     from ms2torch_roi import ROIAlign            # MindSpore's constructor and call, a torch.nn.Module, on torchvision
     from ms2torch_roi import RoIAlign, roi_align # torchvision's constructor and call, a mindspore.nn.Cell, on MindSpore
+    from ms2torch_roi import SingleRoIExtractor  # the extractor of MindSpore's detectors, on torch
+    from ms2torch_roi import MultiScaleRoIAlign  # torchvision's, on MindSpore
     from ms2torch_roi import reference           # both operators in NumPy
     from ms2torch_roi import record              # record the calls that a model makes, to replay them elsewhere
     from ms2torch_roi import assert_parity       # assert that a call has the same bits in both
@@ -17,12 +19,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import reference
     from .mindspore import RoIAlign, roi_align
+    from .mindspore.extractors import MultiScaleRoIAlign
     from .parity.assertions import assert_parity
     from .parity.recording import record
     from .torch import ROIAlign
+    from .torch.extractors import SingleRoIExtractor
 
 __version__ = "0.1.0"
-__all__ = ["ROIAlign", "RoIAlign", "assert_parity", "record", "reference", "roi_align"]
+__all__ = [
+    "MultiScaleRoIAlign",
+    "ROIAlign",
+    "RoIAlign",
+    "SingleRoIExtractor",
+    "assert_parity",
+    "record",
+    "reference",
+    "roi_align",
+]
 
 # Public function: module that holds it.
 _FUNCTIONS = {"assert_parity": "parity.assertions", "record": "parity.recording"}
@@ -30,7 +43,9 @@ _FUNCTIONS = {"assert_parity": "parity.assertions", "record": "parity.recording"
 # Public name: module that holds it, the packages that module runs on, the extra that installs them.
 _FRAMEWORK_NAMES = {
     "ROIAlign": ("torch", ("torch", "torchvision"), "torch"),
+    "SingleRoIExtractor": ("torch.extractors", ("torch", "torchvision"), "torch"),
     "RoIAlign": ("mindspore", ("mindspore",), "mindspore"),
+    "MultiScaleRoIAlign": ("mindspore.extractors", ("mindspore",), "mindspore"),
     "roi_align": ("mindspore", ("mindspore",), "mindspore"),
 }
 

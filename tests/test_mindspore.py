@@ -152,21 +152,6 @@ def test_a_bad_index_is_an_error_in_graph_mode(ms, ours, index):
         ours.RoIAlign(2, 0.5, 2)(ms.Tensor(FEATURES), ms.Tensor(rois)).asnumpy()
 
 
-@pytest.mark.usefixtures("graph_mode")
-def test_an_adaptive_grid_in_graph_mode_is_refused_and_says_what_to_do(ms, ours):
-    with pytest.raises(RuntimeError, match=r"sampling_ratio above 0, or call this outside mindspore.jit in PyNative"):
-        ours.RoIAlign(2, 0.5, -1)(ms.Tensor(FEATURES), ms.Tensor(BOXES))
-
-
-def test_an_adaptive_grid_inside_jit_is_refused(ms, ours):
-    @ms.jit
-    def pool(features, rois):
-        return ours.roi_align(features, rois, 2, 0.5)
-
-    with pytest.raises(RuntimeError, match="adaptive grid"):
-        pool(ms.Tensor(FEATURES), ms.Tensor(BOXES))
-
-
 def test_nothing_that_torchvision_crashes_on_has_a_value(ms, ours):
     rois = np.array([[0, np.nan, 2, 6, 6], [0, 2, 2, np.inf, 6], [0, -3e38, 2, 3e38, 6], [0, 2, 2, 6, 6]], np.float32)
     for sampling_ratio in (2, -1):

@@ -31,8 +31,6 @@ def mode(ms, request):
 def test_to_float_of_a_cell_or_a_parent_is_torchvision_in_that_dtype(
     ms, ours, cells, mode, depth, sampling_ratio, aligned
 ):
-    if mode == "GRAPH_MODE" and sampling_ratio <= 0:
-        pytest.skip("graph mode has no adaptive grids")
     arguments = ((3, 4), 0.5, sampling_ratio, aligned)
     for dtype, of_inputs in (("float16", "float32"), ("float32", "float16")):
         cell = ours.RoIAlign(*arguments)
@@ -101,8 +99,6 @@ def test_two_dtypes_are_torchvisions_under_autocast(ms, ours, mode, of_features,
 @pytest.mark.parametrize("sampling_ratio", [2, -1])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_gradient_under_to_float_is_torchvisions_in_that_dtype(ms, ours, cells, mode, sampling_ratio, aligned):
-    if mode == "GRAPH_MODE" and sampling_ratio <= 0:
-        pytest.skip("graph mode has no adaptive grids")
     arguments = ((3, 4), 0.5, sampling_ratio, aligned)
     leaf = torch.from_numpy(FEATURES.copy()).requires_grad_()
     output = torchvision.ops.roi_align(leaf.half(), torch.from_numpy(BOXES).half(), *arguments)

@@ -52,9 +52,15 @@ class RoIAlign(nn.Cell):  # type: ignore[misc]
     def construct(self, input: ms.Tensor, rois: ms.Tensor | Sequence[ms.Tensor]) -> ms.Tensor:
         return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
 
+    def forward(self, input: ms.Tensor, rois: ms.Tensor | Sequence[ms.Tensor]) -> ms.Tensor:
+        """Call the cell, as code written for torch may."""
+        if graph.is_compiling(roi_align):
+            return self.construct(input, rois)  # there a cell cannot call itself
+        return self(input, rois)
+
     def __repr__(self) -> str:
         return (
-            f"RoIAlign(output_size={self.output_size}, spatial_scale={self.spatial_scale},"
+            f"{type(self).__name__}(output_size={self.output_size}, spatial_scale={self.spatial_scale},"
             f" sampling_ratio={self.sampling_ratio}, aligned={self.aligned})"
         )
 
@@ -77,21 +83,22 @@ def roi_align(
     box on which that does not crash; boxes that are not finite, on which it does, pool to 0. The gradient for ``input``
     has the bits of torchvision's as well; ``boxes`` get none (zeros).
 
-    In graph mode and inside ``mindspore.jit`` the values of the boxes cannot choose what is called. A fixed grid then
-    takes one call (two for float16 with ``aligned``), with the same bits but for three kinds of rows: aligned float16
+    In graph mode and inside ``mindspore.jit`` the values of the boxes cannot choose what is called. A fixed grid takes
+    one call there (two for float16 with ``aligned``), with the same bits but for three kinds of rows: aligned float16
     boxes below one cell whose end loses its last digits (one value in ten thousand at most), aligned boxes with
     coordinates of 2**75 cells and more, and samples outside where the first pixel of the image is not finite, which
     add 0 instead of NaN. float16 features of more than 2048 cells have the border of MindSpore, and float16 boxes of 64
-    times the features get no gradient. Adaptive grids are refused.
+    times the features get no gradient. An adaptive grid has every bit there too: the graph calls Python back for it,
+    which MindSpore has on a CPU, and where it knows all lengths when it compiles.
 
     Under ``to_float`` and ``auto_mixed_precision`` both inputs are what MindSpore would make of them for its own
     operator. float16 with float32 is computed in float32, and returned in the dtype of ``input``, as torchvision does
     under autocast.
 
-    MindSpore exports it to ONNX, where in float32 the result has the same bits. With ``aligned`` it takes a call for
-    each sample of a bin there, and samples in the first quarter of the first cells can lose their last digits: at most
-    2**-22 of the largest feature. ONNX Runtime computes float16 in float32. ``mindspore.vmap`` compiles as graph mode
-    does; gradients are to be taken inside of it.
+    MindSpore exports fixed grids to ONNX, where in float32 the result has the same bits. With ``aligned`` it takes a
+    call for each sample of a bin there, and samples in the first quarter of the first cells can lose their last digits:
+    at most 2**-22 of the largest feature. ONNX Runtime computes float16 in float32. ``mindspore.vmap`` compiles as
+    graph mode does; gradients are to be taken inside of it.
 
     Args:
         input: (N, C, H, W) features, float16 or float32.
@@ -111,8 +118,8 @@ def roi_align(
         AssertionError: ``boxes`` is not one of the above, or of another shape.
         ValueError: ``boxes`` is an empty list.
         RuntimeError: another argument or shape, an image index outside ``[0, N - 1]``, an adaptive grid that
-            torchvision refuses (a box inverted along one axis), or any in graph mode, or more samples than can be
-            pooled in 12 minutes, or in a box than 4 GiB hold, by an estimate.
+            torchvision refuses (a box inverted along one axis), or one in a graph that is exported or whose lengths are
+            open, or more samples than can be pooled in 12 minutes, or in a box than 4 GiB hold, by an estimate.
 
     >>> import mindspore
     >>> from ms2torch_roi import roi_align

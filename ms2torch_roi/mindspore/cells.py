@@ -57,7 +57,7 @@ class Engine(nn.Cell):  # type: ignore[misc]
         values = features.asnumpy()
         output = np.empty((len(self.samples.image), values.shape[1], *self.pooled), values.dtype)
         with np.errstate(all="ignore"):
-            engine.pool(values, self.samples, output, _threads())
+            engine.pool(values, self.samples, output, threads())
         return ms.Tensor.from_numpy(output)
 
     def bprop(self, features: ms.Tensor, output: ms.Tensor, gradient: ms.Tensor) -> tuple[ms.Tensor]:
@@ -76,14 +76,14 @@ class _EngineGradient(nn.Cell):  # type: ignore[misc]
         of_output = gradient.asnumpy()
         of_features = np.empty(self.shape, of_output.dtype)
         with np.errstate(all="ignore"):
-            engine.gradient(of_output, self.samples, of_features, _threads())
+            engine.gradient(of_output, self.samples, of_features, threads())
         return ms.Tensor.from_numpy(of_features)
 
     def bprop(self, gradient: ms.Tensor, output: ms.Tensor, of_output: ms.Tensor) -> tuple[ms.Tensor]:
         raise RuntimeError("roi_align: there is no second derivative, in torchvision neither")
 
 
-def _threads() -> int:
+def threads() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

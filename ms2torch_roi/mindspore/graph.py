@@ -12,6 +12,7 @@ import mindspore as ms
 from mindspore import ops
 
 from .. import encodings, params, rules
+from . import host
 from .cells import Pooled, operator_of
 
 
@@ -55,7 +56,7 @@ class _Namespace:
         return ops.logical_and(value, other)
 
 
-_xp = _Namespace()
+XP = _Namespace()
 
 # So that MindSpore's compiler reads the fields of a rule.
 ms.jit_class(rules.Rule)
@@ -74,12 +75,25 @@ def check_shapes(input: Sequence[int | None], boxes: Sequence[int | None], poole
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
+def _check_adaptive_grid(input: Sequence[int | None], boxes: Sequence[int | None], exports: bool) -> None:
+    """Raise unless a graph can call back for it."""
+    lengths = [*input, *boxes]
+    if exports or None in lengths or min(lengths) < 0:  # type: ignore[type-var, operator]
+        raise RuntimeError(
+            "roi_align: an adaptive grid (sampling_ratio <= 0) depends on the values of the boxes, which a graph looks"
+            " at in Python, if it is not exported and knows all lengths when it is compiled. Give a sampling_ratio"
+            " above 0, or leave out set_inputs, or call this outside mindspore.jit in PyNative mode."
+        )
+
+
+@ops.constexpr(check=False)  # type: ignore[untyped-decorator]
 def _scale_of_mode_1(dtype: str, height: int | None, width: int | None) -> float:
     return encodings.mindspore_scale(dtype, *(512 if length is None else length for length in (height, width)))
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
-def _may_be_0(length: int | None) -> bool:
+def may_be_0(length: int | None) -> bool:
+    """Tell whether a length is 0, or not known yet."""
     return not length
 
 
@@ -108,41 +122,43 @@ def pool(
     sampling_ratio: int,
     aligned: bool,
 ) -> ms.Tensor:
-    """Pool without a look at the values of the boxes. MindSpore's compiler reads this, and functions it calls."""
-    if sampling_ratio <= 0:
-        raise RuntimeError(
-            "roi_align: an adaptive grid (sampling_ratio <= 0) depends on the values of the boxes, which graph mode"
-            " cannot branch on. Give a sampling_ratio above 0, or call this outside mindspore.jit in PyNative mode."
-        )
+    """Pool in a graph: on the host, if grids depend on the values of the boxes, and else without a look at these.
+
+    MindSpore's compiler reads this, and functions it calls.
+    """
     if isinstance(boxes, ms.Tensor):
         pixels = boxes
     else:
         check_boxes_of_images([part.shape for part in boxes])
-        pixels = rules.boxes_of_images(_xp, boxes)
+        pixels = rules.boxes_of_images(XP, boxes)
     check_shapes(input.shape, pixels.shape, pooled, sampling_ratio)
     rule = rules.TORCHVISION[aligned]
     # MindSpore (2.10) cannot slice what mindspore.vmap does not map over, such as boxes of one image for all features.
     nothing = ops.zeros_like(ops.reduce_max(input))
     pixels = ops.stop_gradient(pixels + nothing)
     # MindSpore (2.10) dies of slicing a tensor without rows.
-    padded = _may_be_0(pixels.shape[0])
+    padded = may_be_0(pixels.shape[0])
     if padded:
-        pixels = _xp.concatenate((_xp.full((1, 5), 0, pixels.dtype), pixels), 0)
+        pixels = XP.concatenate((XP.full((1, 5), 0, pixels.dtype), pixels), 0)
+    if sampling_ratio <= 0:
+        _check_adaptive_grid(input.shape, pixels.shape, _is_exporting_to_onnx())
+        output = host.operator_of(pooled, spatial_scale, sampling_ratio, aligned)(input, pixels)
+        return output[1:] if padded else output
     index = pixels[:, :1]
     # MindSpore's operator raises RuntimeError for -1.
-    index = _xp.where(rules.has_image(_xp, rule, index, input.shape[0]), index, -1)
-    pixels = _xp.concatenate((index, pixels[:, 1:]), 1)
+    index = XP.where(rules.has_image(XP, rule, index, input.shape[0]), index, -1)
+    pixels = XP.concatenate((index, pixels[:, 1:]), 1)
     half = input.dtype == ms.float16
     scale = _scale_of_mode_1("float16" if half else "float32", input.shape[2], input.shape[3])
 
-    boxes, size = rules.feature_boxes(_xp, rule, pixels, spatial_scale)
-    boxes, size = encodings.outside_unless(_xp, rules.is_finite(_xp, boxes, size), boxes, size)
+    boxes, size = rules.feature_boxes(XP, rule, pixels, spatial_scale)
+    boxes, size = encodings.outside_unless(XP, rules.is_finite(XP, boxes, size), boxes, size)
     if aligned and _is_exporting_to_onnx():
         output = _pool_samples(input, boxes, size, pooled, sampling_ratio)
     elif aligned and half:
-        in_mode_0 = (size >= 1).all(1) & ~encodings.mindspore_has_mode_1(_xp, boxes, scale)
-        boxes_0, size_0 = encodings.outside_unless(_xp, in_mode_0, boxes, size)
-        boxes_1, size_1 = encodings.outside_unless(_xp, ~in_mode_0, boxes, size)
+        in_mode_0 = (size >= 1).all(1) & ~encodings.mindspore_has_mode_1(XP, boxes, scale)
+        boxes_0, size_0 = encodings.outside_unless(XP, in_mode_0, boxes, size)
+        boxes_1, size_1 = encodings.outside_unless(XP, ~in_mode_0, boxes, size)
         output = _pool_all(input, boxes_0, size_0, pooled, sampling_ratio, 0, scale)
         output = output + _pool_all(input, boxes_1, size_1, pooled, sampling_ratio, 1, scale)
     else:
@@ -160,8 +176,8 @@ def _pool_all(
     scale: float,
 ) -> ms.Tensor:
     """Pool every box in one call of that mode."""
-    in_mode_1 = encodings.mindspore_rois_of_mode_1(_xp, boxes, size, scale)
-    rois = in_mode_1 if roi_end_mode == 1 else encodings.boxes_to_enlarge(_xp, boxes, size)
+    in_mode_1 = encodings.mindspore_rois_of_mode_1(XP, boxes, size, scale)
+    rois = in_mode_1 if roi_end_mode == 1 else encodings.boxes_to_enlarge(XP, boxes, size)
     return operator_of(pooled, sampling_ratio, roi_end_mode, scale)(input, rois, in_mode_1)
 
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+import numpy.typing as npt
 
 from .. import arrays, params, rules
+from ..rules import Samples
 from . import tensors
 from .cells import Engine, Pooled, call
+
+NDArray = npt.NDArray[Any]
 
 
 def pool(
@@ -57,11 +61,28 @@ def _pool(
         pixels = rules.boxes_of_images(np, [part.asnumpy() for part in boxes])
     params.check_shapes("roi_align", input.shape, pixels.shape)
     params.check_sizes("roi_align", input.shape, pixels.shape, *pooled, sampling_ratio)
-    rule = rules.TORCHVISION[aligned]
-    in_range = rules.has_image(np, rule, pixels[:, 0], input.shape[0])
-    params.check_index(pixels[:, 0], in_range, input.shape[0], "boxes")
-    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        samples = rules.place(rule, pixels, spatial_scale, pooled, sampling_ratio, input.shape[2:])
-        if sampling_ratio <= 0:
-            rules.check_grids("roi_align", rule, samples, pooled, input.shape)
+    samples = place(pixels, input.shape, pooled, spatial_scale, sampling_ratio, aligned)
     return call(Engine(samples, pooled), input)
+
+
+def place(
+    pixels: NDArray,
+    shape: Sequence[int],
+    pooled: Pooled,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Samples:
+    """Place the samples of (K, 5) boxes on features of this shape.
+
+    Raises:
+        RuntimeError: an image index that torchvision refuses, or grids that are too large.
+    """
+    rule = rules.TORCHVISION[aligned]
+    in_range = rules.has_image(np, rule, pixels[:, 0], shape[0])
+    params.check_index(pixels[:, 0], in_range, shape[0], "boxes")
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
+        samples = rules.place(rule, pixels, spatial_scale, pooled, sampling_ratio, shape[2:])
+        if sampling_ratio <= 0:
+            rules.check_grids("roi_align", rule, samples, pooled, shape)
+    return samples

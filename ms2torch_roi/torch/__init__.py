@@ -147,6 +147,31 @@ class ROIAlign(torch.nn.Module):
             names.append("backward_rule")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
+    # What MindSpore's operators have, and code that makes them chains to the constructor.
+
+    def add_prim_attr(self, name: str, value: Any) -> ROIAlign:
+        """Return the module: attributes of MindSpore's compiler mean nothing here."""
+        return self
+
+    def recompute(self, mode: bool = True) -> ROIAlign:
+        """Return the module: it keeps nothing for the gradient but the rois, so there is nothing to compute again."""
+        return self
+
+    def set_device(self, device_target: str) -> ROIAlign:
+        """Return the module, which computes on the device of the tensors that it is called with."""
+        return self
+
+    def shard(self, *args: Any, **kwargs: Any) -> ROIAlign:
+        """Raise NotImplementedError: in torch, tensors say how they are distributed.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "ROIAlign: torch has no shard strategies; call the module with DTensors, of features sharded by channel or"
+            " rois by row (torch.distributed.tensor), and leave shard out"
+        )
+
     def forward(self, features: Any, rois: Any) -> Any:
         return _roi_align(
             features,

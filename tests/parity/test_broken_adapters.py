@@ -508,8 +508,8 @@ def test_the_gradient_of_the_rois_of_mode_0_in_graphs_is_caught(monkeypatch):
     from ms2torch_roi.mindspore import graph
 
     def pool_all(input, boxes, size, pooled, sampling_ratio, roi_end_mode, scale):
-        in_mode_1 = encodings.mindspore_rois_of_mode_1(graph._xp, boxes, size, scale)
-        rois = in_mode_1 if roi_end_mode == 1 else encodings.boxes_to_enlarge(graph._xp, boxes, size)
+        in_mode_1 = encodings.mindspore_rois_of_mode_1(graph.XP, boxes, size, scale)
+        rois = in_mode_1 if roi_end_mode == 1 else encodings.boxes_to_enlarge(graph.XP, boxes, size)
         return graph.operator_of(pooled, sampling_ratio, roi_end_mode, scale)(input, rois, rois)
 
     monkeypatch.setattr(graph, "_pool_all", pool_all)
