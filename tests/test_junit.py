@@ -38,8 +38,15 @@ PROBLEM = Verdict("call-2.npz", "to-mindspore", RECORDED, 4, problem="the port r
 
 
 def facts(*verdicts, **changes):
-    facts_of_run = {"versions": VERSIONS, "numbers": len(verdicts), "settings": {}, "seed": 7, "seconds": 1234.5}
-    return as_json(report.Run("frameworks", "a against b", **facts_of_run | changes, verdicts=list(verdicts)))
+    facts_of_run = {
+        "versions": VERSIONS,
+        "devices": {"torch": "CPU", "mindspore": "CPU"},
+        "numbers": len(verdicts),
+        "settings": {},
+        "seed": 7,
+        "seconds": 1234.5,
+    }
+    return as_json(report.Run("frameworks", **facts_of_run | changes, verdicts=list(verdicts)))
 
 
 def parsed(*verdicts, **changes):

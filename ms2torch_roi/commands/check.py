@@ -77,13 +77,13 @@ def run(options: argparse.Namespace) -> int:
         raise CouldNotRunError(f"{error}{hint}") from error
     reporting.check_reports(options)
     versions = operators.versions(with_mindspore=with_mindspore)
-    oracle = "frameworks" if with_mindspore else "reference"
     run = report.Run(
-        oracle=oracle,
-        headline=report.headline(oracle, versions),
+        oracle="frameworks" if with_mindspore else "reference",
         versions=versions,
+        devices=operators.devices(versions),
         numbers=len(check),
-        settings=dataclasses.asdict(check),
+        settings={name: value for name, value in dataclasses.asdict(check).items() if name != "tolerance"},
+        tolerance=check.tolerance,
         seed=options.seed,
     )
     if "to-mindspore" in check.directions and not operators.torchvision_has_its_errors():

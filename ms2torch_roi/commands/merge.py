@@ -21,11 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
     console = make_console()
-    from ..parity.report import facts
+    from ..parity.report import facts, terminal
 
     reporting.check_reports(options, options.files)
     try:
         run = facts.merged([facts.read(file) for file in options.files])
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
+    terminal.print_headline(run, console)
     return reporting.finish(run, options, console)

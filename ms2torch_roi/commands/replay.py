@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from . import STATUSES, CouldNotRunError, arguments, make_console, reporting
@@ -49,14 +48,14 @@ def run(options: argparse.Namespace) -> int:
     versions = operators.versions()
     run = report.Run(
         oracle="recording",
-        headline=report.headline("recording", versions),
         versions=versions,
+        devices=operators.devices(versions),
         numbers=len(replay),
         settings={
             "files": [str(file) for file in files],
             "backward_roi_end_mode": options.backward_roi_end_mode,
-            "tolerance": dataclasses.asdict(replay.tolerance),
         },
+        tolerance=replay.tolerance,
         notes=[f"Not compared: {file} is no recorded call." for file in others],
     )
     reporting.run_cases(replay, run, options, console)

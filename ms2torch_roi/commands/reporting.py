@@ -27,11 +27,12 @@ _REPORTS = ("json", "junit", "html")
 def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Namespace, console: Console) -> None:
     """Run the cases of a campaign that are of this shard, and add what came of them to the run."""
     from ..parity import campaign, report
+    from ..parity.report import terminal
 
     part, parts = options.shard or (1, 1)
     run.shard = f"{part}/{parts}" if options.shard else None
     numbers = range(part - 1, len(cases), parts)
-    console.print(run.headline, style="bold", highlight=False, soft_wrap=True)
+    terminal.print_headline(run, console)
     started = time.monotonic()
     try:
         for verdicts in _with_progress(campaign.run(cases, numbers, options.workers), len(numbers), console):

@@ -218,3 +218,8 @@ def versions(*, with_mindspore: bool = True) -> dict[str, str]:
             if importlib.util.find_spec(package) is not None:
                 found[package] = importlib.metadata.version(package)
     return found
+
+
+def devices(versions: dict[str, str]) -> dict[str, str]:
+    """Return what each of the frameworks among these packages runs on."""
+    return {framework: "CPU" for framework in ("torch", "mindspore") if framework in versions}

@@ -24,12 +24,12 @@ def test_the_banner_has_the_verdict_and_what_it_rests_on(page):
     assert browser.text("#banner").split("\n\n") == [
         "DIFFERENT",
         "2 of 5 cases failed; 1,003 of 1,268 values differ, by infinity at most",
-        "these against those",
+        FACTS["headline"],
     ]
     assert browser.run("document.title").startswith("DIFFERENT: 2 of 5 cases failed")
     terms, texts = browser.texts("#facts-of-run dt"), browser.texts("#facts-of-run dd")
     assert dict(zip(terms, texts, strict=True)) == {
-        "Versions": "ms2torch_roi 1.2.3, torch 2.15.0, mindspore 2.10.0",
+        "Versions": "ms2torch_roi 1.2.3, torch 2.15.0, mindspore 2.10.0, numpy 1.26.4",
         "Devices": "torch CPU, mindspore CPU",
         "Seed": "7",
         "Shard": "2/3",

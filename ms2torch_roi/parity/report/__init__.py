@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..verdicts import Verdict
+from ..verdicts import EXACT, Tolerance, Verdict
 
 # Failing cases shown in full; the others are counted, and the JSON and HTML files have them all.
 SHOWN_FAILURES = 5
+
+_SPELLED = {"mindspore": "MindSpore", "numpy": "NumPy"}
 
 
 @dataclass
@@ -40,20 +42,40 @@ class Run:
 
     ``oracle`` is what the ports were compared with: ``"frameworks"``, ``"reference"`` or ``"recording"``. ``shard``
     ``"1/3"`` is the first of three parts of the ``numbers`` cases, and ``settings`` is what all parts have in common.
-    ``notes`` are on what was not compared, and ``shrunk`` are the first random cases that failed, made small.
+    ``devices`` are what the frameworks run on. ``notes`` are on what was not compared, and ``shrunk`` are the first
+    random cases that failed, made small.
     """
 
     oracle: str
-    headline: str
     versions: dict[str, str]
+    devices: dict[str, str]
     numbers: int
     settings: dict[str, Any]
+    tolerance: Tolerance = EXACT
     seed: int | None = None
     shard: str | None = None
     notes: list[str] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     shrunk: list[Verdict] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def headline(self) -> str:
+        """What is compared with what, on what."""
+        ours, numpy = self._named("ms2torch_roi"), self._named("numpy")
+        torch, mindspore = self._named("torch", "torchvision"), self._named("mindspore")
+        on = " and ".join(dict.fromkeys(self.devices.values()))
+        if self.oracle == "frameworks":
+            return f"{mindspore}, {torch}, {numpy}, all on {on}, against {ours}"
+        if self.oracle == "reference":
+            return f"The NumPy reference, WITHOUT MindSpore, against {ours} on {torch} ({on}), {numpy}"
+        runs_on = ", ".join(filter(None, (torch, mindspore)))
+        return f"Recorded calls against {ours}{f' on {runs_on} ({on})' if runs_on else ''}, {numpy}"
+
+    def _named(self, *packages: str) -> str:
+        """Name packages with their versions, those that there are."""
+        there = (package for package in packages if package in self.versions)
+        return " and ".join(f"{_SPELLED.get(package, package)} {self.versions[package]}" for package in there)
 
     @property
     def failures(self) -> list[Verdict]:
@@ -85,20 +107,6 @@ class Run:
         last = ("random", "round trip", "workload")
         names = sorted(categories, key=lambda key: key[1] if key[1].startswith(last) else "")
         return {name: _total(categories[name]) for name in names}
-
-
-def headline(oracle: str, versions: dict[str, str]) -> str:
-    """Return what is compared with what, on what."""
-    ours = f"ms2torch_roi {versions['ms2torch_roi']}"
-    torch = f"torch {versions.get('torch')} and torchvision {versions.get('torchvision')}"
-    numpy = f"NumPy {versions['numpy']}"
-    if oracle == "frameworks":
-        return f"MindSpore {versions['mindspore']}, {torch}, {numpy}, all on CPU, against {ours}"
-    if oracle == "reference":
-        return f"The NumPy reference, WITHOUT MindSpore, against {ours} on {torch} (CPU), {numpy}"
-    runs_on = [torch] if "torch" in versions else []
-    runs_on += [f"MindSpore {versions['mindspore']}"] if "mindspore" in versions else []
-    return f"Recorded calls against {ours} on {', '.join(runs_on)} (CPU), {numpy}"
 
 
 def _total(verdicts: Iterable[Verdict]) -> Total:

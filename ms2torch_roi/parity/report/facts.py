@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..recording import calls
-from ..verdicts import Verdict
+from ..verdicts import Tolerance, Verdict
 from . import SHOWN_FAILURES, Run
 
-FORMAT = 2
+FORMAT = 3
 
 
 def as_json(run: Run) -> dict[str, Any]:
@@ -24,9 +24,10 @@ def as_json(run: Run) -> dict[str, Any]:
         "headline": run.headline,
         "oracle": run.oracle,
         "versions": run.versions,
-        "devices": {name: "CPU" for name in ("torch", "mindspore") if name in run.versions},
+        "devices": run.devices,
         "seed": run.seed,
         "settings": run.settings,
+        "tolerance": asdict(run.tolerance),
         "numbers": run.numbers,
         "shard": run.shard,
         "notes": run.notes,
@@ -73,9 +74,14 @@ def from_json(facts: dict[str, Any]) -> Run:
     """Return the run of what ``as_json`` made."""
     if facts["format"] != FORMAT:
         raise ValueError(f"its format is {facts['format']!r}; this version of ms2torch_roi reads {FORMAT}")
-    names = ("oracle", "headline", "versions", "numbers", "settings", "seed", "shard", "notes", "seconds")
+    names = ("oracle", "versions", "devices", "numbers", "settings", "seed", "shard", "notes", "seconds")
     verdicts = {name: [_case_from_json(case) for case in facts[name]] for name in ("cases", "shrunk")}
-    return Run(**{name: facts[name] for name in names}, verdicts=verdicts["cases"], shrunk=verdicts["shrunk"])
+    return Run(
+        **{name: facts[name] for name in names},
+        tolerance=Tolerance(**facts["tolerance"]),
+        verdicts=verdicts["cases"],
+        shrunk=verdicts["shrunk"],
+    )
 
 
 def _refuse(constant: str) -> None:
@@ -103,12 +109,8 @@ def merged(parts: Sequence[Run]) -> Run:
     """
     first = parts[0]
     for part in parts:
-        for name in ("headline", "versions", "numbers", "settings", "seed"):
-            ours, theirs = getattr(first, name), getattr(part, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"the shards are not of one campaign: {name} is {ours!r} in one and {theirs!r} in another"
-                )
+        for name in ("oracle", "numbers", "settings", "tolerance", "seed"):
+            _check_same(name, getattr(first, name), getattr(part, name))
     if any(part.shard is None for part in parts):
         raise ValueError("a report is of a whole run, not of a shard: there is nothing to merge it with")
     shards = sorted(str(part.shard) for part in parts)
@@ -120,8 +122,30 @@ def merged(parts: Sequence[Run]) -> Run:
     numbers = {verdict.number for verdict in every}
     if len(numbers) != first.numbers or any(not 0 <= number < first.numbers for number in numbers):
         raise ValueError(f"the shards do not hold all of the {first.numbers} cases")
-    run = replace(first, shard=None, verdicts=every, seconds=sum(part.seconds for part in parts))
+    run = replace(
+        first,
+        shard=None,
+        versions=_union("versions", [part.versions for part in parts]),
+        devices=_union("devices", [part.devices for part in parts]),
+        notes=[*dict.fromkeys(note for part in parts for note in part.notes)],
+        verdicts=every,
+        seconds=sum(part.seconds for part in parts),
+    )
     shown = {(verdict.number, verdict.category) for verdict in run.failures[:SHOWN_FAILURES]}
     small = sorted((verdict for part in parts for verdict in part.shrunk), key=lambda verdict: verdict.number)
     run.shrunk = [verdict for verdict in small if (verdict.number, verdict.category) in shown]
     return run
+
+
+def _union(name: str, parts: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Put together what some parts have each of their own: a framework may take part in one of them only."""
+    union: dict[str, str] = {}
+    for part in parts:
+        _check_same(name, {**part, **union}, {**union, **part})
+        union |= part
+    return union
+
+
+def _check_same(name: str, ours: Any, theirs: Any) -> None:
+    if ours != theirs:
+        raise ValueError(f"the shards are not of one campaign: {name} is {ours!r} in one and {theirs!r} in another")

@@ -22,7 +22,7 @@ def render(facts: Facts) -> str:
     >>> from ms2torch_roi.parity import report, verdicts
     >>> from ms2torch_roi.parity.report import facts, junit
     >>> versions = {"ms2torch_roi": "1.0", "numpy": "2.0"}
-    >>> run = report.Run("recording", "Recorded calls", versions, numbers=1, settings={})
+    >>> run = report.Run("recording", versions, {}, numbers=1, settings={})
     >>> run.verdicts.append(verdicts.Verdict("call-1.npz", "to-torch", "recorded", values=12))
     >>> print(junit.render(facts.as_json(run)).splitlines()[1])
     <testsuites name="ms2torch-roi" tests="1" failures="0" errors="0" time="0.000">

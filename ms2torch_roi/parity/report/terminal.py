@@ -13,6 +13,11 @@ from ..verdicts import describe
 from . import SHOWN_FAILURES, Run
 
 
+def print_headline(run: Run, console: Console) -> None:
+    """Print what is compared with what, on what."""
+    _print(console, run.headline, style="bold")
+
+
 def print_run(run: Run, console: Console) -> None:
     """Print a table of categories for each direction, the cases that failed, and one line with the verdict.
 
