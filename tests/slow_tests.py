@@ -51,6 +51,7 @@ SLOW = {
     "tests/test_functional.py::test_gradients_can_be_traced_and_compiled",
     "tests/test_golden.py",
     "tests/test_import.py",
+    "tests/test_interrupts.py",
     "tests/test_junit.py::test_many_cases_stay_small",
     "tests/test_limits.py",
     "tests/test_mindspore.py::test_a_bad_index_is_an_error_in_graph_mode",

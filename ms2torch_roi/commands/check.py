@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     with_mindspore = not options.without_mindspore
     if options.direction == "to-mindspore" and not with_mindspore:
         raise CouldNotRunError("--direction to-mindspore needs MindSpore: it does not go with --without-mindspore")
+    reporting.prepare_reports(options)
     directions = [options.direction] if options.direction else DIRECTIONS
     check = campaign.Check(
         random_cases=options.cases,
@@ -75,7 +76,6 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         hint = ", or use --without-mindspore" if "MindSpore is not installed" in str(error) else ""
         raise CouldNotRunError(f"{error}{hint}") from error
-    reporting.check_reports(options)
     versions = operators.versions(with_mindspore=with_mindspore)
     run = report.Run(
         oracle="frameworks" if with_mindspore else "reference",

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     console = make_console()
     from ..parity.report import facts, terminal
 
-    reporting.check_reports(options, options.files)
+    reporting.prepare_reports(options, options.files)
     try:
         run = facts.merged([facts.read(file) for file in options.files])
     except (OSError, ValueError) as error:

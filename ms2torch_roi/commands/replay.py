@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         files, others = campaign.recorded_files(paths)
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
-    reporting.check_reports(options, files)
+    reporting.prepare_reports(options, files)
     replay = campaign.Replay(files, options.backward_roi_end_mode, arguments.tolerance_of(options))
     versions = operators.versions()
     run = report.Run(

@@ -73,25 +73,49 @@ def _with_progress(
                 )
 
 
-def check_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) -> None:
-    """Find out before a long run that a report cannot be written after it, or would replace something else."""
-    taken = dict.fromkeys(map(os.path.realpath, inputs), "is read")
-    for name in _REPORTS:
-        file: Path | None = getattr(options, name)
-        if file is None:
-            continue
-        real = os.path.realpath(file)
-        if real in taken:
-            raise CouldNotRunError(f"--{name}: {file} {taken[real]}")
-        taken[real] = f"is what --{name} writes"
-        was_there = file.exists()
+def prepare_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) -> None:
+    """Find out before a run that a report cannot be written after it, or would replace something else.
+
+    Those of an earlier run are removed: however this run ends, none of them is taken for its own.
+    """
+    files: dict[str, Path] = {name: file for name in _REPORTS if (file := getattr(options, name)) is not None}
+    taken: dict[tuple[int, int] | None, str] = dict.fromkeys(filter(None, map(_identity, inputs)), "is read")
+    made = []
+    try:
+        for name, file in files.items():
+            try:
+                there = file.exists()
+                file.open("a").close()
+            except (OSError, ValueError) as error:
+                raise CouldNotRunError(f"--{name}: {error}") from error
+            if not there:
+                made.append(file)
+            if (identity := _identity(file)) in taken:
+                raise CouldNotRunError(f"--{name}: {file} {taken[identity]}")
+            taken[identity] = f"is what --{name} writes"
+        for file in files.values():
+            _remove(file)
+    finally:
+        for file in made:
+            _remove(file)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what two names of one file have in common, be they links of whatever kind; None if there is no file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _remove(report: Path) -> None:
+    """Remove a file, but no device or pipe; where it cannot be removed, as when it is mounted, make it empty."""
+    if report.is_file():
         try:
-            with file.open("a"):
-                pass
-            if not was_there:
-                file.unlink()
-        except OSError as error:
-            raise CouldNotRunError(f"--{name}: {error}") from error
+            Path(os.path.realpath(report)).unlink()
+        except OSError:
+            report.write_bytes(b"")
 
 
 def finish(run: report.Run, options: argparse.Namespace, console: Console) -> int:

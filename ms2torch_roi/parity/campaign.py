@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from . import cases, diagnosis, edges, operators, shrinking, verdicts
+from . import cases, diagnosis, edges, operators, processes, shrinking, verdicts
 from .cases import Case
 from .recording import calls
 from .verdicts import EXACT, Tolerance, Verdict
@@ -252,18 +249,15 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterato
     if workers <= 1:
         yield from map(campaign.verdicts, numbers)
         return
-    # MindSpore does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     # Small parts for few cases, so that all have some to do.
     length = max(1, min(_CHUNK, len(numbers) // (4 * workers)))
     parts = [numbers[first : first + length] for first in range(0, len(numbers), length)]
+    pool, futures = processes.start(workers, [(_verdicts_of_all, campaign, part) for part in parts])
     try:
-        for future in [pool.submit(_verdicts_of_all, campaign, part) for part in parts]:
+        for future in futures:
             yield from future.result()
     except BaseException:  # an interrupt, or the reader has left: nobody waits for the cases under way
-        for process in multiprocessing.active_children():
-            process.terminate()
+        processes.end_workers()
         raise
     finally:
         pool.shutdown(wait=False)
@@ -271,9 +265,3 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterato
 
 def _verdicts_of_all(campaign: Campaign, numbers: Sequence[int]) -> list[list[Verdict]]:
     return [campaign.verdicts(number) for number in numbers]
-
-
-def _prepare_worker() -> None:
-    """Keep the processes from competing for the same cores, and leave Ctrl-C to the one that started them."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
