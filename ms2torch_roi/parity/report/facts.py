@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..recording import calls
 from ..verdicts import Tolerance, Verdict
-from . import SHOWN_FAILURES, Run
+from . import SHOWN_FAILURES, Run, schema
 
 FORMAT = 3
 
@@ -61,44 +62,74 @@ def read(file: Path) -> Run:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it holds something else, or another format.
+        ValueError: it holds something else, or another format; the message names the file and the field.
     """
     try:
         calls.check_is_file(file)
         return from_json(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse))
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: not a report of ms2torch-roi: {type(error).__name__}: {error}") from error
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{file}: not a report of ms2torch-roi: {error}") from error
 
 
-def from_json(facts: dict[str, Any]) -> Run:
-    """Return the run of what ``as_json`` made."""
-    if facts["format"] != FORMAT:
-        raise ValueError(f"its format is {facts['format']!r}; this version of ms2torch_roi reads {FORMAT}")
-    names = ("oracle", "versions", "devices", "numbers", "settings", "seed", "shard", "notes", "seconds")
-    verdicts = {name: [_case_from_json(case) for case in facts[name]] for name in ("cases", "shrunk")}
-    return Run(
-        **{name: facts[name] for name in names},
-        tolerance=Tolerance(**facts["tolerance"]),
-        verdicts=verdicts["cases"],
-        shrunk=verdicts["shrunk"],
-    )
+def from_json(facts: Any) -> Run:
+    """Return the run of what ``as_json`` made.
+
+    Raises:
+        ValueError: it is something else, or of another format; the message names the field.
+    """
+    if isinstance(facts, dict) and facts.get("format") != FORMAT:
+        found = reprlib.repr(facts.get("format"))
+        raise ValueError(f"its format is {found}; this version of ms2torch_roi reads {FORMAT}")
+    return _RUN("", facts)
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _case_from_json(case: dict[str, Any]) -> Verdict:
-    known = {field.name: case[field.name] for field in fields(Verdict)}
-    for name, default in vars(Verdict("", "", "")).items():
-        if name != "largest_difference" and not isinstance(known[name], type(default)):
-            raise ValueError(f"{name} of a case is {known[name]!r}")
-    heat_map = [[_float(value) for value in row] for row in case["heat_map"]]
-    return Verdict(**{**known, "heat_map": heat_map, "largest_difference": _float(case["largest_difference"])})
+_VERDICT = schema.record_of(
+    Verdict,
+    {
+        "case": schema.text,
+        "direction": schema.text,
+        "category": schema.text,
+        "number": schema.whole,
+        "values": schema.whole,
+        "differing": schema.whole,
+        "allowed": schema.whole,
+        "largest_difference": schema.difference,
+        "left_out": schema.dict_of(schema.whole),
+        "first": schema.text,
+        "heat_map": schema.heat_map,
+        "problem": schema.text,
+        "explanation": schema.text,
+        "reproduction": schema.text,
+    },
+)
+_TOLERANCE = schema.record_of(Tolerance, {"atol": schema.number, "rtol": schema.number, "max_differing": schema.whole})
 
 
-def _float(number: float | str) -> float:
-    return math.inf if number == "infinite" else float(number)
+def _run(cases: list[Verdict], **facts: Any) -> Run:
+    return Run(verdicts=cases, **facts)
+
+
+_RUN = schema.record_of(
+    _run,
+    {
+        "oracle": schema.one_of("frameworks", "reference", "recording"),
+        "versions": schema.dict_of(schema.text),
+        "devices": schema.dict_of(schema.text),
+        "numbers": schema.whole,
+        "settings": schema.dict_of(schema.plain),
+        "tolerance": _TOLERANCE,
+        "seed": schema.optional(schema.whole),
+        "shard": schema.optional(schema.shard),
+        "notes": schema.list_of(schema.text),
+        "seconds": schema.number,
+        "cases": schema.list_of(_VERDICT),
+        "shrunk": schema.list_of(_VERDICT),
+    },
+)
 
 
 def merged(parts: Sequence[Run]) -> Run:
