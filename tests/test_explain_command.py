@@ -96,6 +96,8 @@ def test_the_command_needs_no_framework():
         (["--dtype", "float64"], "argument --dtype: invalid choice: 'float64'"),
         (["--size", "0", "4"], "size must be a height and a width of at least 1, got (0, 4)"),
         (["--plot", "boxes.gif"], "argument --plot: 'boxes.gif' does not end in .pdf, .png or .svg"),
+        (["--plot", "a\0.png"], "--plot: embedded null byte"),
+        (["--plot", f"{'n' * 300}.png"], "--plot: [Errno 36] File name too long"),
         (["--plot", "nowhere/boxes.png"], "--plot: [Errno 2] No such file or directory: 'nowhere/boxes.png'"),
     ],
 )
@@ -126,6 +128,16 @@ def test_plot_writes_the_format_of_the_suffix(tmp_path, suffix, start):
     assert "up to 0.729 apart" in _output(*DOCUMENTED, "--plot", str(file))
     assert file.read_bytes().startswith(start)
     assert "matplotlib.pyplot" not in sys.modules  # which would look for a display
+
+
+@pytest.mark.parametrize("size", [(), ("--size", "50", "60")], ids=["any size", "50 x 60"])
+@pytest.mark.parametrize("roi", [(1e30, 1e30, 1e30, 1e30), (1e30, 0, 1e30, 5), (-3e38, 1, 3e38, 2), (1, 1, 1e30, 1e30)])
+def test_plot_takes_boxes_wherever_they_are(tmp_path, roi, size):
+    box = ("--roi", "0", *map(str, roi))
+    for dtype in ("float32", "float16"):
+        file = tmp_path / f"{dtype}.png"
+        _output("--pooled", "3", "3", "--scale", "1.0", "--dtype", dtype, *box, *size, "--plot", str(file))
+        assert file.stat().st_size
 
 
 def _drawn(panel, library):

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
             from ..explain import plot
 
             plot.save(explanation, options.plot)
-        except (ImportError, OSError) as error:
+        except (ImportError, OSError, ValueError) as error:
             parser.error(f"--plot: {error}")
     print_explanation(explanation, console)
     return 0
