@@ -75,6 +75,12 @@ def test_the_command_takes_numbers_that_look_like_options():
     assert _row(output, "result")[0] == "0 (not finite)"
 
 
+def test_the_command_takes_a_scale_as_it_is_written():
+    box = ("--pooled", "2", "2", "--roi", "0", "1", "2", "30", "40")
+    assert _output(*box, "--scale", "1/16") == _output(*box, "--scale", "0.0625")
+    assert _output(*box, "--scale", "-1/3") == _output(*box, "--scale", str(-1 / 3))
+
+
 def test_the_command_needs_no_framework():
     code = without("torch") + without("mindspore").replace("Absent", "Absent2") + RUN
     result = run_python(code, "explain", *DOCUMENTED)
@@ -90,7 +96,9 @@ def test_the_command_needs_no_framework():
         (["--mode", "2"], "argument --mode: invalid choice: 2"),
         (["--samples", "2.5"], "argument --samples: invalid int value: '2.5'"),
         (["--samples", "99999"], "3 x 3 bins of 99999 x 99999 samples would take about"),
-        (["--scale", "quarter"], "argument --scale: invalid float value: 'quarter'"),
+        (["--scale", "quarter"], "argument --scale: 'quarter' is not a number such as 0.0625 or 1/16"),
+        (["--scale", "1/0"], "argument --scale: '1/0' is not a number such as 0.0625 or 1/16"),
+        (["--scale", "1/2/3"], "argument --scale: '1/2/3' is not a number such as 0.0625 or 1/16"),
         (["--roi", "0", "1", "2", "3"], "argument --roi: expected 5 arguments"),
         (["--roi", "0", "1", "2", "3", "x"], "argument --roi: invalid float value: 'x'"),
         (["--dtype", "float64"], "argument --dtype: invalid choice: 'float64'"),

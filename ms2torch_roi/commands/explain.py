@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the box, in image pixels",
     )
     parser.add_argument("--pooled", type=int, nargs=2, required=True, metavar=("H", "W"), help="numbers of bins")
-    parser.add_argument("--scale", type=float, required=True, metavar="S", help="feature cells per image pixel")
+    parser.add_argument(
+        "--scale", type=_scale, required=True, metavar="S", help="feature cells per image pixel: 0.0625, or 1/16"
+    )
     parser.add_argument(
         "--samples",
         type=int,
@@ -61,6 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, nargs=2, metavar=("H", "W"), help="of the features, to count the samples outside"
     )
     parser.add_argument("--plot", type=_plot_file, metavar="FILE", help="draw both boxes (.png, .svg or .pdf)")
+
+
+def _scale(text: str) -> float:
+    number, slash, divisor = text.partition("/")
+    try:
+        return float(number) / float(divisor) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 0.0625 or 1/16") from None
 
 
 def _plot_file(text: str) -> Path:
