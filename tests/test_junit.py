@@ -10,7 +10,7 @@ import xmlschema
 from ms2torch_roi.parity import report
 from ms2torch_roi.parity.report import junit
 from ms2torch_roi.parity.report.facts import as_json
-from ms2torch_roi.parity.verdicts import Verdict
+from ms2torch_roi.parity.verdicts import Tolerance, Verdict
 
 SCHEMA = xmlschema.XMLSchema(Path(__file__).with_name("junit.xsd"))
 VERSIONS = {"ms2torch_roi": "1.2.3", "torch": "2.15.0", "mindspore": "2.10.0", "numpy": "1.26.4"}
@@ -121,6 +121,7 @@ def test_every_suite_has_the_versions_and_what_was_not_compared():
         properties = {item.get("name"): item.get("value") for item in suite.find("properties")}
         assert properties == {
             "verdict": "different",
+            "conclusion": "2 of 2 cases failed, 1,004 of 1,228 values differ, by infinity at most",
             "oracle": "frameworks",
             "seed": "7",
             "shard": "2/3",
@@ -132,6 +133,13 @@ def test_every_suite_has_the_versions_and_what_was_not_compared():
         "Not compared: 3 rows never written by MindSpore.",
         None,
     ]
+
+
+def test_the_tolerance_is_a_property():
+    root = parsed(PASSED, tolerance=Tolerance(1e-5, 0.0, 3))
+    properties = {item.get("name"): item.get("value") for item in root.iter("property")}
+    assert (properties["atol"], properties["max_differing"]) == ("1e-05", "3")
+    assert "rtol" not in properties
 
 
 def test_tests_of_one_name_are_told_apart():

@@ -20,6 +20,11 @@ PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 STATUSES = "Exit status: 0 if all are identical, 1 if one differs, 2 if the {} could not run."
 
 
+UNREADABLE = (
+    " A recorded call that cannot be read counts as one that differs, unless there is nothing else: then it is 2."
+)
+
+
 class CouldNotRunError(Exception):
     """The command could not run, for a reason that the user can mend."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import STATUSES, CouldNotRunError, arguments, make_console, reporting
+from . import STATUSES, UNREADABLE, CouldNotRunError, arguments, make_console, reporting
 
 HELP = "put the --json reports of all shards of a run together"
 DESCRIPTION = "Put the --json reports of all shards of a run together, as if it had not been split."
-EPILOG = STATUSES.format("merge")
+EPILOG = STATUSES.format("merge") + UNREADABLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import STATUSES, CouldNotRunError, arguments, make_console, reporting
+from . import STATUSES, UNREADABLE, CouldNotRunError, arguments, make_console, reporting
 
 HELP = "compare the ports with calls that ms2torch_roi.record has recorded"
 DESCRIPTION = (
     "Run the port on every recorded call, and compare its output, and its gradient if that was"
     " recorded, with the recorded ones. The framework that they were recorded in is not needed."
 )
-EPILOG = STATUSES.format("replay")
+EPILOG = STATUSES.format("replay") + UNREADABLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

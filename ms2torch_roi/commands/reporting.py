@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import FAILED, PASSED, CouldNotRunError
+from . import COULD_NOT_RUN, FAILED, PASSED, CouldNotRunError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,4 +136,6 @@ def finish(run: report.Run, options: argparse.Namespace, console: Console) -> in
                 file.write_text(render(found), encoding="utf-8")
             except OSError as error:
                 raise CouldNotRunError(f"--{name}: {error}") from error
-    return FAILED if run.total.failed else PASSED
+    if not run.total.failed:
+        return PASSED
+    return COULD_NOT_RUN if run.verdict == "nothing compared" else FAILED

@@ -175,7 +175,7 @@ class Replay:
         try:
             call = calls.read(path)
         except (OSError, ValueError) as error:
-            return [Verdict(calls.name_of(path), "unknown", "unreadable", number, problem=str(error))]
+            return [Verdict(calls.name_of(path), "unknown", verdicts.UNREADABLE, number, problem=str(error))]
         case, expected = call.case, call.result
         actual = operators.outcome(operators.port, case)
         if isinstance(actual, ImportError):

@@ -22,6 +22,8 @@ NDArray = npt.NDArray[Any]
 # up in an order that changes from call to call. float16 sums are rounded to float16 after each addition.
 GRADIENT_BOUND = {"float16": 0.05, "float32": 2e-5, "float64": 1e-12}
 
+# The category of a recorded call that cannot be read.
+UNREADABLE = "unreadable"
 
 # Cells along each axis of a heat map.
 MAX_HEAT_MAP = 64
@@ -45,6 +47,11 @@ class Tolerance:
                 raise TypeError(f"{name} must be {'an int' if kind is numbers.Integral else 'a number'}, got {value!r}")
             if not 0 <= float(value) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {value!r}")
+
+    def __str__(self) -> str:
+        """Say what is allowed, for reports."""
+        allowed = {"atol": self.atol, "rtol": self.rtol, "max_differing": self.max_differing}
+        return ", ".join(f"{name} {value:g}" for name, value in allowed.items() if value) or "none"
 
 
 EXACT = Tolerance()
@@ -270,7 +277,7 @@ def _case_again(case: Case) -> str:
 
 def reproduction_of_recorded(path: Path, backward_roi_end_mode: int | None, tolerance: Tolerance) -> str:
     """Return a few lines of Python that replay a recorded call."""
-    arguments = f"files, backward_roi_end_mode={backward_roi_end_mode}, tolerance=verdicts.{tolerance}"
+    arguments = f"files, backward_roi_end_mode={backward_roi_end_mode}, tolerance=verdicts.{tolerance!r}"
     return (
         "from pathlib import Path\n"
         "from ms2torch_roi.parity import campaign, verdicts\n"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..verdicts import EXACT, Tolerance, Verdict
+from ..verdicts import EXACT, UNREADABLE, Tolerance, Verdict
 
 # Failing cases shown in full; the others are counted, and the JSON and HTML files have them all.
 SHOWN_FAILURES = 5
@@ -88,12 +89,44 @@ class Run:
         return _total(self.verdicts)
 
     @property
+    def unreadable(self) -> int:
+        """How many recorded calls could not be read."""
+        return sum(verdict.category == UNREADABLE for verdict in self.verdicts)
+
+    @property
     def verdict(self) -> str:
-        """``"identical"``, ``"within tolerance"``, ``"different"`` or, without a case, ``"nothing compared"``."""
+        """What came of it, in a word or two.
+
+        ``"identical"``, ``"within tolerance"`` or ``"different"``; ``"incomplete"`` if all that could be read passed;
+        ``"nothing compared"`` without a case that could be.
+        """
         total = self.total
-        if not total.cases:
+        if total.cases == self.unreadable:
             return "nothing compared"
-        return "different" if total.failed else "within tolerance" if total.largest_difference else "identical"
+        if total.failed > self.unreadable:
+            return "different"
+        if self.unreadable:
+            return "incomplete"
+        return "within tolerance" if total.largest_difference else "identical"
+
+    @property
+    def conclusion(self) -> str:
+        """What came of it, in numbers."""
+        total = self.total
+        cases = f"{total.cases:,} case{'s' * (total.cases != 1)}"
+        beyond = "" if self.tolerance == EXACT else f" by more than the tolerance ({self.tolerance})"
+        differ = f"differ{'s' * (total.differing == 1)}{beyond}"
+        if total.largest_difference:
+            largest = "infinity" if math.isinf(total.largest_difference) else f"{total.largest_difference:.3g}"
+            differ += f", the largest difference is {largest}" if beyond else f", by {largest} at most"
+        compared = f"{total.values:,} values compared, {total.differing:,} {differ}"
+        if self.verdict == "different":
+            of = f"{total.differing:,} of {total.values:,} values {differ}"
+            return f"{total.failed:,} of {cases} failed, {of}"
+        unread = f"{self.unreadable:,} of {cases} could not be read" if self.unreadable else ""
+        if self.verdict == "nothing compared":
+            return unread or cases
+        return f"{unread or cases}, {compared}"
 
     @property
     def by_category(self) -> dict[tuple[str, str], Total]:

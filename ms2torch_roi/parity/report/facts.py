@@ -22,6 +22,7 @@ def as_json(run: Run) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "verdict": run.verdict,
+        "conclusion": run.conclusion,
         "headline": run.headline,
         "oracle": run.oracle,
         "versions": run.versions,

@@ -62,6 +62,8 @@ def _counts(total: Facts) -> dict[str, str]:
 def _add_properties(suite: ET.Element, facts: Facts) -> None:
     values = {
         **{name: facts[name] for name in ("verdict", "oracle", "seed", "shard")},
+        "conclusion": facts["conclusion"],
+        **{name: value for name, value in facts["tolerance"].items() if value},
         **{f"version of {name}": version for name, version in facts["versions"].items()},
         **{f"device of {name}": device for name, device in facts["devices"].items()},
     }

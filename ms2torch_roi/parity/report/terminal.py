@@ -60,18 +60,12 @@ def print_run(run: Run, console: Console) -> None:
         _print(console, note)
     for reason, rows in total.left_out.items():
         _print(console, f"Not compared: {rows:,} rows {reason}.")
-    if run.verdict == "different":
-        different = f"{total.differing:,} of {total.values:,} values differ"
-        conclusion = f"DIFFERENT: {total.failed:,} of {total.cases:,} cases failed, {different}"
-    elif run.verdict == "within tolerance":
-        beyond = f"{total.differing:,} differ by more than allowed, all by {total.largest_difference:.3g} at most"
-        conclusion = f"WITHIN TOLERANCE: {total.cases:,} cases, {total.values:,} values compared, {beyond}"
-    elif run.verdict == "nothing compared":
-        conclusion = "NOTHING COMPARED: 0 cases"
-    else:
-        conclusion = f"IDENTICAL: {total.cases:,} cases, {total.values:,} values compared, 0 differ"
     part = f", shard {run.shard} of {run.numbers:,} cases" if run.shard else ""
-    _print(console, f"{conclusion} ({run.seconds:.1f} s{part}).", style="bold red" if total.failed else "bold green")
+    _print(
+        console,
+        f"{run.verdict.upper()}: {run.conclusion} ({run.seconds:.1f} s{part}).",
+        style="bold red" if total.failed else "bold green",
+    )
 
 
 def _print_worst(run: Run, console: Console) -> None:
