@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     options = parser.parse_args(arguments)
+    options.command_line = shlex.join(["ms2torch-roi", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         status: int = options.run(options)
         return status

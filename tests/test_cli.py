@@ -53,10 +53,11 @@ def test_check_runs_both_frameworks_and_finds_them_identical(tmp_path):
     assert f"all on CPU, against ms2torch_roi {ms2torch_roi.__version__}" in first
     assert "documented example, mode 0 (to-torch), from both, as its page has it:" in rest
     assert "documented example, not aligned (to-mindspore), from both, as its page has it:" in rest
+    assert rest[0].endswith(f": ms2torch-roi check --cases 50 --seed 5 --json {tmp_path / 'facts.json'}")
     assert rest.count("   [3.0333333 3.3666668 3.7      ]]]]") == 2
     assert "rows never written by MindSpore" in rest[-3]
     assert "rows that are not finite, on which torchvision crashes" in rest[-2]
-    assert all(len(line) <= 80 for line in rest if not line.startswith("Not compared"))
+    assert all(len(line) <= 80 for line in rest[1:] if not line.startswith("Not compared"))
     for line in ("to-torch ", "to-mindspore ", "round trip: edge ", "round trip: random ", "workload: gradient "):
         assert any(row.startswith(line) for row in rest), line
     assert rest[-1].startswith("IDENTICAL: ")
@@ -165,6 +166,8 @@ def test_check_that_cannot_run_says_why_in_one_line(package, message):
         (["check", "--cases", "-1"], "argument --cases: '-1' is not a whole number of 0 or more"),
         (["check", "--workloads", "-1"], "argument --workloads: '-1' is not a whole number of 0 or more"),
         (["check", "--seed", "1.5"], "argument --seed: '1.5' is not a whole number of 0 or more"),
+        (["check", "--json", "-"], "argument --json: '-' is no file: what is printed is for people"),
+        (["check", "--html", "-"], "argument --html: '-' is no file: what is printed is for people"),
         (["check", "--colour"], "unrecognized arguments: --colour"),
         (["check", "--direction", "up"], "argument --direction: invalid choice: 'up'"),
         (["check", "--direction", "to-mindspore", "--without-mindspore"], "--direction to-mindspore needs MindSpore"),

@@ -1,5 +1,6 @@
 """JUnit XML: what CI systems read."""
 
+import dataclasses
 import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -17,7 +18,7 @@ VERSIONS = {"ms2torch_roi": "1.2.3", "torch": "2.15.0", "mindspore": "2.10.0", "
 EDGE = "edge: boxes"
 RECORDED = "recorded: MindSpore 2.10.0 on CPU, float32, mode 1, fixed"
 
-PASSED = Verdict("boxes without a size", "to-torch", EDGE, 1, values=24)
+PASSED = Verdict("boxes without a size", "to-torch", EDGE, 1, values=24, seconds=0.25)
 DIFFERENT = Verdict(
     "boxes far away",
     "to-torch",
@@ -133,6 +134,19 @@ def test_every_suite_has_the_versions_and_what_was_not_compared():
         "Not compared: 3 rows never written by MindSpore.",
         None,
     ]
+
+
+def test_times_and_the_origin_are_those_of_the_run():
+    here = report.Origin("ms2torch-roi check", "2026-11-26T18:07:21+00:00", "Python 3.11 on Linux")
+    later = report.Origin("ms2torch-roi check", "2026-11-26T19:00:00+00:00", "Python 3.11 on Linux")
+    (suite,) = parsed(PASSED, dataclasses.replace(DIFFERENT, seconds=0.5), origins=[later, here])
+    assert suite.get("timestamp") == "2026-11-26T18:07:21"
+    assert float(suite.get("time")) == 0.75
+    assert [float(test.get("time")) for test in suite.iter("testcase")] == [0.25, 0.5]
+    properties = {item.get("name"): item.get("value") for item in suite.iter("property")}
+    assert properties["command"] == "ms2torch-roi check"
+    assert properties["platform"] == "Python 3.11 on Linux"
+    assert properties["started"].splitlines() == [later.started, here.started]
 
 
 def test_the_tolerance_is_a_property():

@@ -42,6 +42,7 @@ REPORT = facts.as_json(
         tolerance=Tolerance(1e-5, 0.0, 1),
         seed=3,
         shard="1/1",
+        origins=[report.Origin("ms2torch-roi check", "2026-11-26T18:07:21+00:00", "Linux")],
         notes=["a note"],
         verdicts=VERDICTS,
         shrunk=VERDICTS[1:2],

@@ -33,9 +33,15 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """Add the files to write what came of them to."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same facts for machines")
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write them for the test viewers of CI services")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write them as a page for a browser")
+    parser.add_argument("--json", type=_report, metavar="FILE", help="write the same facts for machines")
+    parser.add_argument("--junit", type=_report, metavar="FILE", help="write them for the test viewers of CI services")
+    parser.add_argument("--html", type=_report, metavar="FILE", help="write them as a page for a browser")
+
+
+def _report(text: str) -> Path:
+    if text == "-":
+        raise argparse.ArgumentTypeError("'-' is no file: what is printed is for people")
+    return Path(text)
 
 
 def count(text: str) -> int:

@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
     console = make_console()
     from ..parity import campaign, cases, operators, report
+    from ..parity.report import terminal
 
     with_mindspore = not options.without_mindspore
     if options.direction == "to-mindspore" and not with_mindspore:
@@ -69,18 +70,14 @@ def run(options: argparse.Namespace) -> int:
         with_mindspore=with_mindspore,
         tolerance=arguments.tolerance_of(options),
     )
-    try:
-        if with_mindspore:
-            operators.import_mindspore()
-        operators.port(cases.documented_cases()[0])
-    except ImportError as error:
-        hint = ", or use --without-mindspore" if "MindSpore is not installed" in str(error) else ""
-        raise CouldNotRunError(f"{error}{hint}") from error
-    versions = operators.versions(with_mindspore=with_mindspore)
+    versions = operators.versions() if with_mindspore else operators.versions(["to-torch"])
+    if not {"torch", "torchvision", *(["mindspore"] if with_mindspore else [])} <= versions.keys():
+        _import_frameworks(with_mindspore)  # which says what is missing
     run = report.Run(
         oracle="frameworks" if with_mindspore else "reference",
         versions=versions,
         devices=operators.devices(versions),
+        origins=[report.Origin.here(options.command_line)],
         numbers=len(check),
         settings={name: value for name, value in dataclasses.asdict(check).items() if name != "tolerance"},
         tolerance=check.tolerance,
@@ -88,6 +85,10 @@ def run(options: argparse.Namespace) -> int:
     )
     if "to-mindspore" in check.directions and not operators.torchvision_has_its_errors():
         run.notes.append("Not run in torchvision, which may read out of bounds with this torch: what must be an error.")
+    terminal.print_headline(run, console)
+    terminal.print_origins(run, console)
+    with console.status("importing the frameworks"):
+        _import_frameworks(with_mindspore)
     reporting.run_cases(check, run, options, console)
     for verdict in run.verdicts:
         printed = check.case(verdict.number).printed if verdict.category == cases.DOCUMENTED else None
@@ -95,3 +96,15 @@ def run(options: argparse.Namespace) -> int:
             page = f"{verdict.case} ({verdict.direction}), from both, as its page has it:\n{printed}"
             console.print(page, markup=False, highlight=False, soft_wrap=True)
     return reporting.finish(run, options, console)
+
+
+def _import_frameworks(with_mindspore: bool) -> None:
+    from ..parity import cases, operators
+
+    try:
+        if with_mindspore:
+            operators.import_mindspore()
+        operators.port(cases.documented_cases()[0])
+    except ImportError as error:
+        hint = ", or use --without-mindspore" if "MindSpore is not installed" in str(error) else ""
+        raise CouldNotRunError(f"{error}{hint}") from error

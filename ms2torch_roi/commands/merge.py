@@ -29,4 +29,5 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
     terminal.print_headline(run, console)
+    terminal.print_origins(run, console)
     return reporting.finish(run, options, console)

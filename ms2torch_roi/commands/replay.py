@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
     console = make_console()
     from ..parity import campaign, operators, report
+    from ..parity.report import terminal
 
     if bool(options.paths) == options.golden:
         raise CouldNotRunError("give files or folders of recorded calls, or --golden")
@@ -45,11 +46,11 @@ def run(options: argparse.Namespace) -> int:
         raise CouldNotRunError(str(error)) from error
     reporting.prepare_reports(options, files)
     replay = campaign.Replay(files, options.backward_roi_end_mode, arguments.tolerance_of(options))
-    versions = operators.versions()
     run = report.Run(
         oracle="recording",
-        versions=versions,
-        devices=operators.devices(versions),
+        versions=operators.versions(()),
+        devices={},
+        origins=[report.Origin.here(options.command_line)],
         numbers=len(replay),
         settings={
             "files": [str(file) for file in files],
@@ -58,5 +59,9 @@ def run(options: argparse.Namespace) -> int:
         tolerance=replay.tolerance,
         notes=[f"Not compared: {file} is no recorded call." for file in others],
     )
+    terminal.print_origins(run, console)
     reporting.run_cases(replay, run, options, console)
+    run.versions = operators.versions({verdict.direction for verdict in run.verdicts})
+    run.devices = operators.devices(run.versions)
+    terminal.print_headline(run, console)
     return reporting.finish(run, options, console)

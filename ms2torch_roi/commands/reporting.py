@@ -27,12 +27,10 @@ _REPORTS = ("json", "junit", "html")
 def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Namespace, console: Console) -> None:
     """Run the cases of a campaign that are of this shard, and add what came of them to the run."""
     from ..parity import campaign, report
-    from ..parity.report import terminal
 
     part, parts = options.shard or (1, 1)
     run.shard = f"{part}/{parts}" if options.shard else None
     numbers = range(part - 1, len(cases), parts)
-    terminal.print_headline(run, console)
     started = time.monotonic()
     try:
         for verdicts in _with_progress(campaign.run(cases, numbers, options.workers), len(numbers), console):
@@ -54,7 +52,7 @@ def _with_progress(
 
     columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     columns += (TimeRemainingColumn(),)
-    started = told = time.monotonic()
+    first = told = 0.0
     failed = 0
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("comparing", total=total, rate="")
@@ -62,7 +60,9 @@ def _with_progress(
             yield verdicts
             failed += sum(not verdict.passed for verdict in verdicts)
             now = time.monotonic()
-            rate = done / (now - started)
+            if done == 1:  # which took as long as the imports
+                first = told = now
+            rate = (done - 1) / (now - first) if now > first else 0.0
             progress.update(task, completed=done, rate=f"{rate:,.0f}/s, {failed:,} failed")
             if not console.is_terminal and now - told > PROGRESS_SECONDS:
                 told = now

@@ -67,6 +67,7 @@ class Verdict:
     the first value that differs, and ``heat_map`` has the largest difference in each bin (of a gradient: in each cell)
     over all rows and channels, to three digits. ``problem`` says why nothing could be compared. ``explanation`` names
     the rule that the values follow, where one is known. ``reproduction`` is Python that runs a case that failed again.
+    ``call`` has the arguments, and ``seconds`` are what it took.
     """
 
     case: str
@@ -83,6 +84,8 @@ class Verdict:
     problem: str = ""
     explanation: str = ""
     reproduction: str = ""
+    call: str = ""
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -104,7 +107,7 @@ def judge(
     tolerance: Tolerance = EXACT,
 ) -> Verdict:
     """Compare what the original gave for a case with what the port gave, over the rows that the original defines."""
-    verdict = functools.partial(Verdict, case.name, case.direction, category or case.category)
+    verdict = functools.partial(Verdict, case.name, case.direction, category or case.category, call=case.call)
     if case.raises is not None or isinstance(expected, Exception) or isinstance(actual, Exception):
         return verdict(problem=_judge_errors(case, expected, actual))
     if problem := _judge_types(expected, actual):
@@ -140,7 +143,7 @@ def judge_gradient(
 
     Differences up to ``bound``, a share of the largest gradient, count as none; it is ``GRADIENT_BOUND`` if None.
     """
-    verdict = functools.partial(Verdict, case.name, case.direction, category)
+    verdict = functools.partial(Verdict, case.name, case.direction, category, call=case.call)
     for who, gradient in ((case.original, expected), ("the port", actual)):
         if isinstance(gradient, Exception):
             return verdict(problem=f"the gradient of {who} raised {type(gradient).__name__}: {gradient}")
@@ -169,6 +172,8 @@ def describe(verdict: Verdict) -> list[str]:
         differ = f"{verdict.differing:,} of {verdict.values:,} values differ"
         allowed = f" ({verdict.allowed:,} may)" if verdict.allowed else ""
         lines = [f"{differ}{allowed}, by {verdict.largest_difference:.6g} at most", verdict.first]
+    if verdict.call:
+        lines.append(verdict.call)
     if verdict.explanation:
         lines.append(verdict.explanation)
     if verdict.reproduction:
@@ -265,13 +270,11 @@ def reproduction_of_gradient(case: Case) -> str:
 
 
 def _case_again(case: Case) -> str:
-    arguments = ", ".join(f"{name}={value!r}" for name, value in case.arguments.items())
     return (
         "import numpy as np\n"
         "from ms2torch_roi.parity import cases, edges, operators, verdicts\n"
         f"case = {case.source}\n"
-        f"# {case.operator}({arguments})\n"
-        f"# features {case.features.dtype} {case.features.shape}, rois {case.rois.dtype} {case.rois.shape}\n"
+        f"# {case.call}\n"
     )
 
 

@@ -46,6 +46,7 @@ def facts_of(verdicts, **changes):
         "settings": {},
         "seed": 7,
         "seconds": 1234.5,
+        "origins": [report.Origin("ms2torch-roi check", "2026-11-26T18:07:21+00:00", "Python 3.11 on Linux")],
     }
     return as_json(report.Run("frameworks", **facts | changes, verdicts=verdicts))
 

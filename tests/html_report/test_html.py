@@ -35,7 +35,11 @@ def test_the_banner_has_the_verdict_and_what_it_rests_on(page):
         "Seed": "7",
         "Shard": "2/3",
         "Duration": "1,234.5 s",
-        "Not compared": "2 files were not read.\n4 rows never written by MindSpore",
+        "Started": "2026-11-26T18:07:21+00:00",
+        "Command": "ms2torch-roi check",
+        "Platform": "Python 3.11 on Linux",
+        "Notes": "2 files were not read.",
+        "Not compared": "4 rows never written by MindSpore",
     }
 
 

@@ -22,6 +22,10 @@ def test_every_recorded_call_is_replayed_without_mindspore(folder, tmp_path):
     assert result.stdout.splitlines()[-1].startswith("IDENTICAL: 6 cases, ")
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["oracle"] == "recording"
+    assert set(facts["versions"]) == {"ms2torch_roi", "numpy", "torch", "torchvision"}
+    assert facts["devices"] == {"torch": "CPU"}
+    assert "on torch " in facts["headline"]
+    assert all(case["call"].startswith("ROIAlign(pooled_height=") for case in facts["cases"])
     assert facts["settings"]["files"] == [str(folder / f"{number}.npz") for number in range(6)]
     assert [case["case"] for case in facts["cases"]] == [f"calls/{number}.npz" for number in range(6)]
     assert all(case["category"].startswith("recorded: MindSpore 2.10.0 on CPU, ") for case in facts["cases"])
@@ -142,6 +146,8 @@ def test_calls_of_torchvision_are_replayed_on_mindspore(facts_of, tmp_path):
     result, facts = facts_of("replay", tmp_path / "calls")
     assert result.returncode == 0, result.stdout
     assert {case["direction"] for case in facts["cases"]} == {"to-mindspore"}
+    assert set(facts["versions"]) == {"ms2torch_roi", "numpy", "mindspore"}
+    assert facts["devices"] == {"mindspore": "CPU"}
     assert facts["total"]["values"] == sum(int((~c.undefined).sum()) * operators.reference(c)[0].size for c in recorded)
 
 

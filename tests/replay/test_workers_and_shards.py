@@ -25,6 +25,8 @@ def run_process(*arguments, env=None):
 def without_time(file):
     found = json.loads(file.read_text())
     assert found.pop("seconds") > 0
+    assert all(case.pop("seconds") > 0 for case in found["cases"])
+    assert all(origin.keys() == {"command", "started", "platform"} for origin in found.pop("origins"))
     return found
 
 
@@ -77,6 +79,7 @@ def test_workers_shards_and_merge_give_the_results_of_one_process(run_command, t
     assert "<html" in (tmp_path / "merged.html").read_text()
     # What is printed is the same too, but for the documented example before the tables, and the time.
     assert merged.stdout.splitlines()[0] == one.stdout.splitlines()[0]
+    assert all(f"--shard {part}/3" in merged.stdout.splitlines()[row] for row, part in enumerate((3, 1, 2), 1))
     tables = merged.stdout[merged.stdout.index("to-torch ") :]
     assert tables.splitlines()[:-1] == one.stdout[one.stdout.index("to-torch  ") :].splitlines()[:-1]
 
@@ -102,6 +105,7 @@ def test_a_merged_report_has_what_each_of_its_parts_has(run_command, tmp_path, o
             settings={"backward_roi_end_mode": None},
             tolerance=tolerance,
             shard=f"{number + 1}/3",
+            origins=[report.Origin(f"check --shard {number + 1}/3", "2026-11-26T18:07:21+00:00", "Linux")],
             notes=["said by all", f"said by {name}"],
             verdicts=[verdict],
         )
@@ -113,6 +117,7 @@ def test_a_merged_report_has_what_each_of_its_parts_has(run_command, tmp_path, o
     assert merged.versions == SHARDS["torch"] | SHARDS["MindSpore"]
     assert merged.devices == {"torch": "CPU", "mindspore": "CPU"}
     assert sorted(merged.notes) == ["said by MindSpore", "said by all", "said by ours only", "said by torch"]
+    assert [origin.command for origin in merged.origins] == [f"check --shard {part}/3" for part in (1, 2, 3)]
     assert merged.total.left_out == {"never written": 6}
     assert result.stdout.splitlines()[0] == merged.headline
     assert ("WITHOUT MindSpore" in merged.headline) == (oracle == "reference")
@@ -183,7 +188,7 @@ def test_a_report_of_absurdly_many_shards_or_cases_is_refused_at_once(run_comman
             "expected each of the shards 1/1000000000000 to 1000000000000/1000000000000 once",
         ),
         ({"numbers": 10**12}, "the shards do not hold all of the 1000000000000 cases"),
-        ({"numbers": -1}, "the shards do not hold all of the -1 cases"),
+        ({"numbers": -1}, "numbers is -1; it must be a whole number of 0 or more"),
     ):
         file.write_text(json.dumps({**found, **changes}))
         result = run_command("merge", file)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from ..verdicts import EXACT, UNREADABLE, Tolerance, Verdict
@@ -37,14 +39,29 @@ class Total:
             self.left_out[reason] = self.left_out.get(reason, 0) + rows
 
 
+@dataclass(frozen=True)
+class Origin:
+    """How a run, or a shard of it, came about: the command, when it was started, and where it ran."""
+
+    command: str
+    started: str
+    platform: str
+
+    @classmethod
+    def here(cls, command: str) -> Origin:
+        """Return that of a run that starts now, in universal time."""
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return cls(command, started, f"Python {platform.python_version()} on {platform.platform()}")
+
+
 @dataclass
 class Run:
     """One run of a campaign: what took part, and what came of it.
 
     ``oracle`` is what the ports were compared with: ``"frameworks"``, ``"reference"`` or ``"recording"``. ``shard``
     ``"1/3"`` is the first of three parts of the ``numbers`` cases, and ``settings`` is what all parts have in common.
-    ``devices`` are what the frameworks run on. ``notes`` are on what was not compared, and ``shrunk`` are the first
-    random cases that failed, made small.
+    ``origins`` has one entry, or after a merge one for each shard. ``devices`` are what the frameworks run on.
+    ``notes`` are on what was not compared, and ``shrunk`` are the first random cases that failed, made small.
     """
 
     oracle: str
@@ -55,6 +72,7 @@ class Run:
     tolerance: Tolerance = EXACT
     seed: int | None = None
     shard: str | None = None
+    origins: list[Origin] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     shrunk: list[Verdict] = field(default_factory=list)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..recording import calls
 from ..verdicts import Tolerance, Verdict
-from . import SHOWN_FAILURES, Run, schema
+from . import SHOWN_FAILURES, Origin, Run, schema
 
 FORMAT = 3
 
@@ -32,6 +32,7 @@ def as_json(run: Run) -> dict[str, Any]:
         "tolerance": asdict(run.tolerance),
         "numbers": run.numbers,
         "shard": run.shard,
+        "origins": [asdict(origin) for origin in run.origins],
         "notes": run.notes,
         "seconds": round(run.seconds, 3),
         "total": _plain(asdict(run.total)),
@@ -105,9 +106,13 @@ _VERDICT = schema.record_of(
         "problem": schema.text,
         "explanation": schema.text,
         "reproduction": schema.text,
+        "call": schema.text,
+        "seconds": schema.number,
     },
 )
 _TOLERANCE = schema.record_of(Tolerance, {"atol": schema.number, "rtol": schema.number, "max_differing": schema.whole})
+
+_ORIGIN = schema.record_of(Origin, dict.fromkeys(("command", "started", "platform"), schema.text))
 
 
 def _run(cases: list[Verdict], **facts: Any) -> Run:
@@ -125,6 +130,7 @@ _RUN = schema.record_of(
         "tolerance": _TOLERANCE,
         "seed": schema.optional(schema.whole),
         "shard": schema.optional(schema.shard),
+        "origins": schema.list_of(_ORIGIN),
         "notes": schema.list_of(schema.text),
         "seconds": schema.number,
         "cases": schema.list_of(_VERDICT),
@@ -157,6 +163,7 @@ def merged(parts: Sequence[Run]) -> Run:
     run = replace(
         first,
         shard=None,
+        origins=[origin for part in parts for origin in part.origins],
         versions=_union("versions", [part.versions for part in parts]),
         devices=_union("devices", [part.devices for part in parts]),
         notes=[*dict.fromkeys(note for part in parts for note in part.notes)],

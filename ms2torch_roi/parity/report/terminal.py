@@ -18,6 +18,12 @@ def print_headline(run: Run, console: Console) -> None:
     _print(console, run.headline, style="bold")
 
 
+def print_origins(run: Run, console: Console) -> None:
+    """Print when, where and by which command it was run, a line for each shard."""
+    for origin in run.origins:
+        _print(console, f"{origin.started}, {origin.platform}: {origin.command}")
+
+
 def print_run(run: Run, console: Console) -> None:
     """Print a table of categories for each direction, the cases that failed, and one line with the verdict.
 
