@@ -12,6 +12,11 @@ from rich.text import Text
 from ..verdicts import describe
 from . import SHOWN_FAILURES, Run
 
+_COLUMNS = ("failed", "values", "differ", "largest", "left out")
+
+# A terminal of fewer columns has no room for a table: the numbers would leave nothing of the names.
+_NARROW = 60
+
 
 def print_headline(run: Run, console: Console) -> None:
     """Print what is compared with what, on what."""
@@ -33,21 +38,31 @@ def print_run(run: Run, console: Console) -> None:
     for direction in dict.fromkeys(verdict.direction for verdict in run.verdicts):
         table = Table(box=box.SIMPLE, show_edge=False, padding=0, header_style="bold")
         table.add_column(_printable(direction))
-        for column in ("failed", "values", "differ", "largest", "left out"):
+        for column in _COLUMNS:
             table.add_column(column, justify="right", no_wrap=True)
-        for (direction_of_category, category), total in run.by_category.items():
-            if direction_of_category == direction:
-                table.add_row(
-                    _printable(category),
-                    f"{total.failed:,}/{total.cases:,}",
-                    f"{total.values:,}",
-                    f"{total.differing:,}",
-                    f"{total.largest_difference:.3g}",
-                    f"{sum(total.left_out.values()):,}",
-                    style="red" if total.failed else None,
-                )
         console.print()
-        console.print(table)
+        narrow = console.width < _NARROW
+        if narrow:
+            _print(console, direction, style="bold")
+        for (direction_of_category, category), total in run.by_category.items():
+            if direction_of_category != direction:
+                continue
+            numbers = (
+                f"{total.failed:,}/{total.cases:,}",
+                f"{total.values:,}",
+                f"{total.differing:,}",
+                f"{total.largest_difference:.3g}",
+                f"{sum(total.left_out.values()):,}",
+            )
+            style = "red" if total.failed else ""
+            if narrow:
+                _print(console, category, style)
+                named = ", ".join(f"{name} {number}" for name, number in zip(_COLUMNS, numbers, strict=True))
+                _print(console, f"  {named}", style)
+            else:
+                table.add_row(_printable(category), *numbers, style=style)
+        if not narrow:
+            console.print(table)
 
     console.print()
     _print_worst(run, console)
@@ -83,11 +98,20 @@ def _print_worst(run: Run, console: Console) -> None:
     table = Table(box=box.SIMPLE, show_edge=False, padding=0, header_style="bold")
     table.add_column("largest differences", overflow="fold")
     for column in ("differ", "of", "largest"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
+    if console.width < _NARROW:
+        _print(console, "largest differences", style="bold")
     for verdict in worst:
         counts = f"{verdict.differing:,}", f"{verdict.values:,}", f"{verdict.largest_difference:.3g}"
-        table.add_row(_printable(f"{verdict.case} ({verdict.direction})"), *counts)
-    console.print(table)
+        if console.width < _NARROW:
+            _print(
+                console,
+                f"{verdict.case} ({verdict.direction})\n  differ {' of '.join(counts[:2])}, largest {counts[2]}",
+            )
+        else:
+            table.add_row(_printable(f"{verdict.case} ({verdict.direction})"), *counts)
+    if console.width >= _NARROW:
+        console.print(table)
     console.print()
 
 
