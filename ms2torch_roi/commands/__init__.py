@@ -29,7 +29,7 @@ class CouldNotRunError(Exception):
     """The command could not run, for a reason that the user can mend."""
 
 
-def make_console() -> Console:
+def make_console(*, quiet: bool = False) -> Console:
     """Return a console to report on; this finds out whether rich is there."""
     try:
         from rich.console import Console
@@ -43,4 +43,4 @@ def make_console() -> Console:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
-    return ReportConsole()
+    return ReportConsole(quiet=quiet)

@@ -35,6 +35,8 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     """Add the files to write what came of them to."""
     parser.add_argument("--json", type=_report, metavar="FILE", help="write the same facts for machines")
     parser.add_argument("--junit", type=_report, metavar="FILE", help="write them for the test viewers of CI services")
+    parser.add_argument("--summary", type=_report, metavar="FILE", help="write them in short, as Markdown")
+    parser.add_argument("--quiet", action="store_true", help="print the headline and the verdict alone")
     parser.add_argument("--html", type=_report, metavar="FILE", help="write them as a page for a browser")
 
 

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
-    console = make_console()
+    console = make_console(quiet=options.quiet)
     from ..parity import campaign, cases, operators, report
     from ..parity.report import terminal
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
-    console = make_console()
+    console = make_console(quiet=options.quiet)
     from ..parity.report import facts, terminal
 
     reporting.prepare_reports(options, options.files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 # Seconds between two lines on the progress of a run that no terminal shows.
 PROGRESS_SECONDS = 10
 
-_REPORTS = ("json", "junit", "html")
+_REPORTS = ("json", "junit", "html", "summary")
 
 
 def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Namespace, console: Console) -> None:
     """Run the cases of a campaign that are of this shard, and add what came of them to the run."""
-    from ..parity import campaign, report
+    from ..parity import campaign
 
     part, parts = options.shard or (1, 1)
     run.shard = f"{part}/{parts}" if options.shard else None
@@ -39,7 +40,7 @@ def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Names
         raise CouldNotRunError(str(error)) from error
     except BrokenProcessPool as error:
         raise CouldNotRunError("a worker process died; --workers 1 may tell at which case") from error
-    first = [(verdict, cases.shrunk(verdict)) for verdict in run.failures[: report.SHOWN_FAILURES]]
+    first = [(verdict, cases.shrunk(verdict)) for verdict in run.to_shrink]
     run.shrunk = [small for verdict, small in first if small != verdict]
     run.seconds = time.monotonic() - started
 
@@ -54,7 +55,9 @@ def _with_progress(
     columns += (TimeRemainingColumn(),)
     first = told = 0.0
     failed = 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=console.quiet or not console.is_terminal
+    ) as progress:
         task = progress.add_task("comparing", total=total, rate="")
         for done, verdicts in enumerate(results, 1):
             yield verdicts
@@ -64,7 +67,7 @@ def _with_progress(
                 first = told = now
             rate = (done - 1) / (now - first) if now > first else 0.0
             progress.update(task, completed=done, rate=f"{rate:,.0f}/s, {failed:,} failed")
-            if not console.is_terminal and now - told > PROGRESS_SECONDS:
+            if not console.is_terminal and not console.quiet and now - told > PROGRESS_SECONDS:
                 told = now
                 left = (total - done) / rate
                 print(
@@ -120,20 +123,28 @@ def _remove(report: Path) -> None:
 
 def finish(run: report.Run, options: argparse.Namespace, console: Console) -> int:
     """Print and write the reports, and return the exit status."""
-    from ..parity.report import facts, html, junit, terminal
+    from ..parity import report
+    from ..parity.report import facts, html, junit, markdown, terminal
 
     terminal.print_run(run, console)
+    if console.quiet:
+        console.quiet = False
+        terminal.print_headline(run, console)
+    terminal.print_conclusion(run, console)
     found = facts.as_json(run)
     renderers: dict[str, Callable[[dict[str, Any]], str]] = {
         "json": lambda found: json.dumps(found, indent=1, allow_nan=False) + "\n",
         "junit": junit.render,
         "html": html.render,
+        "summary": markdown.render,
     }
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print(*itertools.islice(markdown.github_annotations(found), report.SHOWN), sep="\n")
     for name, render in renderers.items():
         file: Path | None = getattr(options, name)
         if file is not None:
             try:
-                file.write_text(render(found), encoding="utf-8")
+                file.write_text(render(found), encoding="utf-8", errors="backslashreplace")
             except OSError as error:
                 raise CouldNotRunError(f"--{name}: {error}") from error
     if not run.total.failed:

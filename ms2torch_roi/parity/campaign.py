@@ -211,9 +211,9 @@ def _explained(explain: Callable[..., str], *arguments: Any) -> str:
     return explain(*arguments) if all(not isinstance(argument, Exception) for argument in arguments) else ""
 
 
-def _failure(verdict: Verdict) -> tuple[bool, str, str]:
-    """Return what makes two failures alike: whether values differ, the problem, and the rule that explains them."""
-    return bool(verdict.differing), verdict.problem.partition(":")[0], verdict.explanation.partition(" match ")[2]
+def _failure(verdict: Verdict) -> tuple[bool, str]:
+    """Return what makes two failures alike: whether values differ, and why."""
+    return bool(verdict.differing), verdicts.cause(verdict)
 
 
 def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,6 +163,17 @@ def judge_gradient(
             flushed(expected), flushed(actual), tolerance, describe, of_no_account=share * float(finite.max(initial=0))
         )
     )
+
+
+def cause(verdict: Verdict) -> str:
+    """Return what a case that failed has in common with others that failed for the same reason, in a few words."""
+    if verdict.category == UNREADABLE:
+        return "It cannot be read"
+    if verdict.problem:
+        return verdict.problem.splitlines()[0].partition(":")[0]
+    follows = re.search(r"(the )?\w+'s (values|gradient) match.*", verdict.explanation, re.IGNORECASE)
+    sentence = re.split(r"\.(?: |$)", follows[0] if follows else verdict.explanation)[0]
+    return sentence[:1].upper() + sentence[1:] or "Not explained"
 
 
 def describe(verdict: Verdict) -> list[str]:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from ..verdicts import EXACT, UNREADABLE, Tolerance, Verdict
+from ..verdicts import EXACT, UNREADABLE, Tolerance, Verdict, cause
 
-# Failing cases shown in full; the others are counted, and the JSON and HTML files have them all.
-SHOWN_FAILURES = 5
+# Explanations of which a failing case is shown in full, and cases with the largest differences that are named; the JSON
+# and HTML files have all.
+SHOWN = 5
+
+# Explanations of which a failing case is made small. They are the first that came up, which are those of each shard.
+SHRUNK = 10
+
+_DTYPE = re.compile(r",? ?\bfloat(16|32|64)\b")
 
 _SPELLED = {"mindspore": "MindSpore", "numpy": "NumPy"}
 
@@ -37,6 +44,16 @@ class Total:
         self.largest_difference = max(self.largest_difference, verdict.largest_difference)
         for reason, rows in verdict.left_out.items():
             self.left_out[reason] = self.left_out.get(reason, 0) + rows
+
+
+@dataclass(frozen=True)
+class Group:
+    """Failures for one reason: how many there are, of how many cases but for their dtype, and the first of them."""
+
+    cause: str
+    failures: int
+    cases: int
+    example: Verdict
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,26 @@ class Run:
     def failures(self) -> list[Verdict]:
         """The verdicts that did not pass."""
         return [verdict for verdict in self.verdicts if not verdict.passed]
+
+    @property
+    def groups(self) -> list[Group]:
+        """The failures by their reason, the most frequent first."""
+        failures: dict[str, list[Verdict]] = {}
+        for verdict in self.failures:
+            failures.setdefault(cause(verdict), []).append(verdict)
+        groups = [
+            Group(name, len(alike), len({(one.direction, _DTYPE.sub("", one.case)) for one in alike}), alike[0])
+            for name, alike in failures.items()
+        ]
+        return sorted(groups, key=lambda group: -group.failures)
+
+    @property
+    def to_shrink(self) -> list[Verdict]:
+        """The failures to be made small: an example of each of the first reasons that came up."""
+        first: dict[str, Verdict] = {}
+        for verdict in self.failures:
+            first.setdefault(cause(verdict), verdict)
+        return [*first.values()][:SHRUNK]
 
     @property
     def total(self) -> Total:

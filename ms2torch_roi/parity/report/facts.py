@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..recording import calls
-from ..verdicts import Tolerance, Verdict
-from . import SHOWN_FAILURES, Origin, Run, schema
+from ..verdicts import Tolerance, Verdict, cause
+from . import Origin, Run, schema
 
 FORMAT = 3
 
@@ -40,6 +40,15 @@ def as_json(run: Run) -> dict[str, Any]:
             {"direction": direction, "category": category, **_plain(asdict(total))}
             for (direction, category), total in run.by_category.items()
         ],
+        "groups": [
+            {
+                "cause": group.cause,
+                "failures": group.failures,
+                "cases": group.cases,
+                "example": {name: getattr(group.example, name) for name in ("case", "direction", "category", "number")},
+            }
+            for group in run.groups
+        ],
         "cases": [_case_as_json(verdict) for verdict in run.verdicts],
         "shrunk": [_case_as_json(verdict) for verdict in run.shrunk],
     }
@@ -47,7 +56,8 @@ def as_json(run: Run) -> dict[str, Any]:
 
 def _case_as_json(verdict: Verdict) -> dict[str, Any]:
     heat_map = [[_number(value) for value in row] for row in verdict.heat_map]
-    return _plain({**asdict(verdict), "heat_map": heat_map, "passed": verdict.passed})
+    found = "" if verdict.passed else cause(verdict)
+    return _plain({**asdict(verdict), "heat_map": heat_map, "passed": verdict.passed, "cause": found})
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +180,7 @@ def merged(parts: Sequence[Run]) -> Run:
         verdicts=every,
         seconds=sum(part.seconds for part in parts),
     )
-    shown = {(verdict.number, verdict.category) for verdict in run.failures[:SHOWN_FAILURES]}
+    shown = {(verdict.number, verdict.category) for verdict in run.to_shrink}
     small = sorted((verdict for part in parts for verdict in part.shrunk), key=lambda verdict: verdict.number)
     run.shrunk = [verdict for verdict in small if (verdict.number, verdict.category) in shown]
     return run

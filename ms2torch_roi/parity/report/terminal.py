@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..verdicts import describe
-from . import SHOWN_FAILURES, Run
+from . import SHOWN, Run
 
 _COLUMNS = ("failed", "values", "differ", "largest", "left out")
 
@@ -30,7 +30,7 @@ def print_origins(run: Run, console: Console) -> None:
 
 
 def print_run(run: Run, console: Console) -> None:
-    """Print a table of categories for each direction, the cases that failed, and one line with the verdict.
+    """Print a table of categories for each direction, and the failures by explanation with an example of each.
 
     The columns are the cases that failed, of how many; the values compared; how many of them differ, and by how much
     at most; and the rows left out.
@@ -67,31 +67,42 @@ def print_run(run: Run, console: Console) -> None:
     console.print()
     _print_worst(run, console)
     small = {(verdict.number, verdict.category): verdict for verdict in run.shrunk}
-    for verdict in run.failures[:SHOWN_FAILURES]:
+    groups, failures = run.groups, len(run.failures)
+    if failures > 1:
+        explanations = f"{len(groups)} explanation{'s' * (len(groups) > 1)}"
+        _print(console, f"{failures:,} failures, {explanations}:", style="bold red")
+        for group in groups[:SHOWN]:
+            _print(console, f"{group.failures:,} x {group.cause} ({group.cases:,} case{'s' * (group.cases > 1)})")
+        if len(groups) > SHOWN:
+            _print(console, f"... and {len(groups) - SHOWN} more; --json or --html FILE has them all.")
+        console.print()
+    for group in groups[:SHOWN]:
+        verdict = group.example
         shown = small.get((verdict.number, verdict.category), verdict)
         _print(console, f"FAILED {shown.case} ({shown.direction}, {shown.category})", style="bold red")
         for line in describe(shown):
             _print(console, line)
-    if len(run.failures) > SHOWN_FAILURES:
-        more = len(run.failures) - SHOWN_FAILURES
-        _print(console, f"... and {more} more cases failed; --json or --html FILE has them all.\n")
 
     total = run.total
     for note in run.notes:
         _print(console, note)
     for reason, rows in total.left_out.items():
         _print(console, f"Not compared: {rows:,} rows {reason}.")
+
+
+def print_conclusion(run: Run, console: Console) -> None:
+    """Print what came of it, in one line."""
     part = f", shard {run.shard} of {run.numbers:,} cases" if run.shard else ""
     _print(
         console,
         f"{run.verdict.upper()}: {run.conclusion} ({run.seconds:.1f} s{part}).",
-        style="bold red" if total.failed else "bold green",
+        style="bold red" if run.total.failed else "bold green",
     )
 
 
 def _print_worst(run: Run, console: Console) -> None:
     """Print the cases with the largest differences, if there are any."""
-    worst = sorted(run.verdicts, key=lambda verdict: -verdict.largest_difference)[:SHOWN_FAILURES]
+    worst = sorted(run.verdicts, key=lambda verdict: -verdict.largest_difference)[:SHOWN]
     worst = [verdict for verdict in worst if verdict.largest_difference]
     if not worst:
         return
