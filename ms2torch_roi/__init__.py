@@ -14,6 +14,8 @@ Nothing here imports a framework; each name imports the one it runs on when it i
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,16 +28,17 @@ if TYPE_CHECKING:
     from .torch.extractors import SingleRoIExtractor
 
 __version__ = "0.1.0"
-__all__ = [
-    "MultiScaleRoIAlign",
-    "ROIAlign",
-    "RoIAlign",
-    "SingleRoIExtractor",
-    "assert_parity",
-    "record",
-    "reference",
-    "roi_align",
-]
+if TYPE_CHECKING:  # otherwise those that can be had, see __getattr__
+    __all__ = [
+        "MultiScaleRoIAlign",
+        "ROIAlign",
+        "RoIAlign",
+        "SingleRoIExtractor",
+        "assert_parity",
+        "record",
+        "reference",
+        "roi_align",
+    ]
 
 # Public function: module that holds it.
 _FUNCTIONS = {"assert_parity": "parity.assertions", "record": "parity.recording"}
@@ -50,7 +53,13 @@ _FRAMEWORK_NAMES = {
 }
 
 
+# CPython versions that MindSpore has wheels for: the first, and the first that it has none for.
+_MINDSPORE_PYTHONS = (3, 10), (3, 13)
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__all__":  # of "import *", which must work where a framework is missing
+        return ["reference", *_FUNCTIONS, *(name for name in _FRAMEWORK_NAMES if not _missing(name))]
     if name == "reference":
         return importlib.import_module(".reference", __name__)
     if name in _FUNCTIONS:
@@ -65,9 +74,24 @@ def __getattr__(name: str) -> Any:
             raise
         raise ImportError(
             f"ms2torch_roi.{name} runs on {' and '.join(packages)}, but {error.name} is not installed."
-            f" Install it with: pip install 'ms2torch-roi[{extra}]'"
+            f" {how_to_install(extra)}"
         ) from error
 
 
+def how_to_install(extra: str) -> str:
+    """Return a sentence on how the packages of an extra are installed, or why this Python cannot have them."""
+    first, end = _MINDSPORE_PYTHONS
+    if extra == "mindspore" and not first <= sys.version_info[:2] < end:
+        wheels = f"from CPython {first[0]}.{first[1]} to {end[0]}.{end[1] - 1}"
+        return f"MindSpore has wheels {wheels}, and this is Python {sys.version_info[0]}.{sys.version_info[1]}."
+    return f"Install it with: pip install 'ms2torch-roi[{extra}]'"
+
+
+def _missing(name: str) -> bool:
+    """Tell whether a package is not installed that a public name runs on."""
+    _, packages, _ = _FRAMEWORK_NAMES[name]
+    return any(importlib.util.find_spec(package) is None for package in packages)
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_FRAMEWORK_NAMES, *_FUNCTIONS, "reference"})

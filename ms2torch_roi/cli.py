@@ -6,6 +6,8 @@ import argparse
 import importlib
 import io
 import os
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,17 +15,25 @@ from typing import NoReturn
 
 from . import __version__
 from .commands import COULD_NOT_RUN, NAMES, CouldNotRunError
+from .parity import processes
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(COULD_NOT_RUN, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        _say(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(COULD_NOT_RUN)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command, and return its exit status."""
+    """Run the command, and return its exit status.
+
+    Without arguments it is the command of this process, which it ends when it is interrupted.
+    """
+    if arguments is None:
+        named = [name for name in sys.argv[1:2] if name in NAMES]
+        processes.end_when_interrupted(" ".join(["ms2torch-roi", *named]), COULD_NOT_RUN)
     parser = _Parser(prog="ms2torch-roi", description="MindSpore's and torchvision's RoIAlign, interchangeable.")
     parser.add_argument("--version", action="version", version=f"ms2torch-roi {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
@@ -38,16 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     options = parser.parse_args(arguments)
+    options.command_line = shlex.join(["ms2torch-roi", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         status: int = options.run(options)
         return status
     except CouldNotRunError as error:
-        print(f"ms2torch-roi {options.command}: cannot run: {error}", file=sys.stderr)
+        _say(f"ms2torch-roi {options.command}: cannot run: {error}")
     except KeyboardInterrupt:
-        print(f"ms2torch-roi {options.command}: interrupted", file=sys.stderr)
+        _say(f"ms2torch-roi {options.command}: interrupted")
     except BrokenPipeError:
         # Whoever read the output is gone. Python would complain once more when it flushes what is left at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception:  # a fault of this program, which must not look like a difference
         traceback.print_exc()
     return COULD_NOT_RUN
+
+
+def _say(line: str) -> None:
+    """Print one line on what went wrong, whatever the names in it are made of."""
+    print(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "\ufffd", line), file=sys.stderr)

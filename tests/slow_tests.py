@@ -58,6 +58,7 @@ SLOW = {
     "tests/test_functional.py::test_gradients_can_be_traced_and_compiled",
     "tests/test_golden.py",
     "tests/test_import.py",
+    "tests/test_interrupts.py",
     "tests/test_junit.py::test_many_cases_stay_small",
     "tests/test_levels.py",
     "tests/test_limits.py",

@@ -78,7 +78,7 @@ def test_recorded_calls_are_replayed_on_the_device(devices, tmp_path):
 def test_what_computes_on_a_cpu_is_said(capsys):
     assert operator.engine_on(torch.device("cpu")) == "Numba's kernels on the CPU"
     assert main(["check", "--without-mindspore", "--cases", "1"]) == 0
-    assert "(ROIAlign on Numba's kernels on the CPU)" in capsys.readouterr().out
+    assert "ROIAlign computes on Numba's kernels on the CPU." in capsys.readouterr().out
 
 
 def test_what_computes_without_triton_is_said(monkeypatch):

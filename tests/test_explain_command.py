@@ -75,6 +75,12 @@ def test_the_command_takes_numbers_that_look_like_options():
     assert _row(output, "result")[0] == "0 (not finite)"
 
 
+def test_the_command_takes_a_scale_as_it_is_written():
+    box = ("--pooled", "2", "2", "--roi", "0", "1", "2", "30", "40")
+    assert _output(*box, "--scale", "1/16") == _output(*box, "--scale", "0.0625")
+    assert _output(*box, "--scale", "-1/3") == _output(*box, "--scale", str(-1 / 3))
+
+
 def test_the_command_needs_no_framework():
     code = without("torch") + without("mindspore").replace("Absent", "Absent2") + RUN
     result = run_python(code, "explain", *DOCUMENTED)
@@ -94,12 +100,16 @@ def test_the_command_needs_no_framework():
         (["--chip", "910B", "--mode", "1"], "--mode is pynative or graph with --chip, got 1"),
         (["--samples", "2.5"], "argument --samples: invalid int value: '2.5'"),
         (["--samples", "99999"], "3 x 3 bins of 99999 x 99999 samples would take about"),
-        (["--scale", "quarter"], "argument --scale: invalid float value: 'quarter'"),
+        (["--scale", "quarter"], "argument --scale: 'quarter' is not a number such as 0.0625 or 1/16"),
+        (["--scale", "1/0"], "argument --scale: '1/0' is not a number such as 0.0625 or 1/16"),
+        (["--scale", "1/2/3"], "argument --scale: '1/2/3' is not a number such as 0.0625 or 1/16"),
         (["--roi", "0", "1", "2", "3"], "argument --roi: expected 5 arguments"),
         (["--roi", "0", "1", "2", "3", "x"], "argument --roi: invalid float value: 'x'"),
         (["--dtype", "float64"], "argument --dtype: invalid choice: 'float64'"),
         (["--size", "0", "4"], "size must be a height and a width of at least 1, got (0, 4)"),
         (["--plot", "boxes.gif"], "argument --plot: 'boxes.gif' does not end in .pdf, .png or .svg"),
+        (["--plot", "a\0.png"], "--plot: embedded null byte"),
+        (["--plot", f"{'n' * 300}.png"], "--plot: [Errno 36] File name too long"),
         (["--plot", "nowhere/boxes.png"], "--plot: [Errno 2] No such file or directory: 'nowhere/boxes.png'"),
     ],
 )
@@ -130,6 +140,16 @@ def test_plot_writes_the_format_of_the_suffix(tmp_path, suffix, start):
     assert "up to 0.729 apart" in _output(*DOCUMENTED, "--plot", str(file))
     assert file.read_bytes().startswith(start)
     assert "matplotlib.pyplot" not in sys.modules  # which would look for a display
+
+
+@pytest.mark.parametrize("size", [(), ("--size", "50", "60")], ids=["any size", "50 x 60"])
+@pytest.mark.parametrize("roi", [(1e30, 1e30, 1e30, 1e30), (1e30, 0, 1e30, 5), (-3e38, 1, 3e38, 2), (1, 1, 1e30, 1e30)])
+def test_plot_takes_boxes_wherever_they_are(tmp_path, roi, size):
+    box = ("--roi", "0", *map(str, roi))
+    for dtype in ("float32", "float16"):
+        file = tmp_path / f"{dtype}.png"
+        _output("--pooled", "3", "3", "--scale", "1.0", "--dtype", dtype, *box, *size, "--plot", str(file))
+        assert file.stat().st_size
 
 
 def _drawn(panel, library):

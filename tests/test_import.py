@@ -1,5 +1,6 @@
 import importlib.metadata
 import importlib.resources
+import importlib.util
 import statistics
 
 import pytest
@@ -67,6 +68,45 @@ def test_missing_mindspore_names_the_extra():
     )
 
 
+@pytest.mark.parametrize("version", [(3, 9), (3, 13), (3, 14)])
+def test_a_python_that_mindspore_has_no_wheels_for_is_said(version):
+    major, minor = version
+    code = (
+        f"{without('mindspore')}import ms2torch_roi\nfrom ms2torch_roi.parity import operators\n"
+        f"sys.version_info = ({major}, {minor}, 0)\n"
+        "for use in (lambda: ms2torch_roi.RoIAlign, operators.import_mindspore):\n"
+        "    try:\n        use()\n    except ImportError as error:\n        print(error)\n"
+    )
+    lines = run_python(code).stdout.splitlines()
+    assert len(lines) == 2
+    said = f"MindSpore has wheels from CPython 3.10 to 3.12, and this is Python {major}.{minor}."
+    assert all(line.endswith(f"is not installed. {said}") for line in lines)
+
+
+ABSENT = ("import importlib.util\nfind = importlib.util.find_spec\n"
+          "importlib.util.find_spec = lambda name: None if name in {absent} else find(name)\n")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("absent", "names"),
+    [
+        (("torch",), {"RoIAlign", "roi_align"}),
+        (("torchvision", "mindspore"), set()),
+        pytest.param(("mindspore",), {"ROIAlign"}),
+    ],
+)
+def test_everything_that_can_be_had_is_imported_where_a_framework_is_missing(absent, names):
+    if "mindspore" not in absent and importlib.util.find_spec("mindspore") is None:
+        pytest.skip("MindSpore is not installed")
+    code = (
+        "".join(without(package).replace("Absent", f"Absent{i}") for i, package in enumerate(absent))
+        + ABSENT.format(absent=absent)
+        + "names = {}\nexec('from ms2torch_roi import *', names)\nprint(sorted(set(names) - {'__builtins__'}))"
+    )
+    result = run_python(code)
+    assert result.stdout.strip() == str(sorted({"assert_parity", "record", "reference", *names})), result.stderr
+
+
 def test_extras_named_in_errors_exist():
     extras = importlib.metadata.metadata("ms2torch-roi").get_all("Provides-Extra")
     assert set(extras) == {"torch", "mindspore", "cli", "plot", "port", "all", "test", "dev"}
@@ -83,7 +123,8 @@ def test_unknown_name_is_an_attribute_error():
 
 
 def test_public_names_are_listed():
-    assert {"ROIAlign", "RoIAlign", "assert_parity", "record", "reference", "roi_align"} <= set(dir(ms2torch_roi))
+    names = {"ROIAlign", "RoIAlign", "assert_parity", "record", "reference", "roi_align"}
+    assert names <= set(dir(ms2torch_roi))
 
 
 def test_package_is_typed():

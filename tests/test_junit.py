@@ -1,5 +1,6 @@
 """JUnit XML: what CI systems read."""
 
+import dataclasses
 import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -10,14 +11,14 @@ import xmlschema
 from ms2torch_roi.parity import report
 from ms2torch_roi.parity.report import junit
 from ms2torch_roi.parity.report.facts import as_json
-from ms2torch_roi.parity.verdicts import Verdict
+from ms2torch_roi.parity.verdicts import Tolerance, Verdict
 
 SCHEMA = xmlschema.XMLSchema(Path(__file__).with_name("junit.xsd"))
 VERSIONS = {"ms2torch_roi": "1.2.3", "torch": "2.15.0", "mindspore": "2.10.0", "numpy": "1.26.4"}
 EDGE = "edge: boxes"
 RECORDED = "recorded: MindSpore 2.10.0 on CPU, float32, mode 1, fixed"
 
-PASSED = Verdict("boxes without a size", "to-torch", EDGE, 1, values=24)
+PASSED = Verdict("boxes without a size", "to-torch", EDGE, 1, values=24, seconds=0.25)
 DIFFERENT = Verdict(
     "boxes far away",
     "to-torch",
@@ -38,8 +39,15 @@ PROBLEM = Verdict("call-2.npz", "to-mindspore", RECORDED, 4, problem="the port r
 
 
 def facts(*verdicts, **changes):
-    facts_of_run = {"versions": VERSIONS, "numbers": len(verdicts), "settings": {}, "seed": 7, "seconds": 1234.5}
-    return as_json(report.Run("frameworks", "a against b", **facts_of_run | changes, verdicts=list(verdicts)))
+    facts_of_run = {
+        "versions": VERSIONS,
+        "devices": {"torch": "CPU", "mindspore": "CPU"},
+        "numbers": len(verdicts),
+        "settings": {},
+        "seed": 7,
+        "seconds": 1234.5,
+    }
+    return as_json(report.Run("frameworks", **facts_of_run | changes, verdicts=list(verdicts)))
 
 
 def parsed(*verdicts, **changes):
@@ -114,6 +122,7 @@ def test_every_suite_has_the_versions_and_what_was_not_compared():
         properties = {item.get("name"): item.get("value") for item in suite.find("properties")}
         assert properties == {
             "verdict": "different",
+            "conclusion": "2 of 2 cases failed, 1,004 of 1,228 values differ, by infinity at most",
             "oracle": "frameworks",
             "seed": "7",
             "shard": "2/3",
@@ -125,6 +134,26 @@ def test_every_suite_has_the_versions_and_what_was_not_compared():
         "Not compared: 3 rows never written by MindSpore.",
         None,
     ]
+
+
+def test_times_and_the_origin_are_those_of_the_run():
+    here = report.Origin("ms2torch-roi check", "2026-11-26T18:07:21+00:00", "Python 3.11 on Linux")
+    later = report.Origin("ms2torch-roi check", "2026-11-26T19:00:00+00:00", "Python 3.11 on Linux")
+    (suite,) = parsed(PASSED, dataclasses.replace(DIFFERENT, seconds=0.5), origins=[later, here])
+    assert suite.get("timestamp") == "2026-11-26T18:07:21"
+    assert float(suite.get("time")) == 0.75
+    assert [float(test.get("time")) for test in suite.iter("testcase")] == [0.25, 0.5]
+    properties = {item.get("name"): item.get("value") for item in suite.iter("property")}
+    assert properties["command"] == "ms2torch-roi check"
+    assert properties["platform"] == "Python 3.11 on Linux"
+    assert properties["started"].splitlines() == [later.started, here.started]
+
+
+def test_the_tolerance_is_a_property():
+    root = parsed(PASSED, tolerance=Tolerance(1e-5, 0.0, 3))
+    properties = {item.get("name"): item.get("value") for item in root.iter("property")}
+    assert (properties["atol"], properties["max_differing"]) == ("1e-05", "3")
+    assert "rtol" not in properties
 
 
 def test_tests_of_one_name_are_told_apart():

@@ -18,11 +18,16 @@ PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 STATUSES = "Exit status: 0 if all are identical, 1 if one differs, 2 if the {} could not run."
 
 
+UNREADABLE = (
+    " A recorded call that cannot be read counts as one that differs, unless there is nothing else: then it is 2."
+)
+
+
 class CouldNotRunError(Exception):
     """The command could not run, for a reason that the user can mend."""
 
 
-def make_console() -> Console:
+def make_console(*, quiet: bool = False) -> Console:
     """Return a console to report on; this finds out whether rich is there."""
     try:
         from rich.console import Console
@@ -33,4 +38,4 @@ def make_console() -> Console:
         def on_broken_pipe(self) -> None:  # rich would exit with status 1, which stands for a difference
             raise BrokenPipeError
 
-    return ReportConsole()
+    return ReportConsole(quiet=quiet)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from . import PASSED, CouldNotRunError
 
 if TYPE_CHECKING:
-    from ..parity import verdicts
+    from ..parity import adapters, verdicts
 
 STATUSES_OF_SCRIPTS = "Exit status: 0, or 2 if the script could not be written."
 
@@ -42,11 +42,69 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add a user's own port to run in place of ours."""
+    parser.add_argument(
+        "--adapter",
+        metavar="PACKAGE.MODULE:NAME",
+        help="a port of your own to run instead: a function of features, rois and the arguments of MindSpore's operator"
+        " or of torchvision's, or a class that makes one, in a process that may die",
+    )
+    parser.add_argument(
+        "--arrays",
+        choices=("torch", "mindspore", "numpy"),
+        help="what the adapter takes and returns (default: torch, or mindspore if it is a cell)",
+    )
+    parser.add_argument(
+        "--timeout", type=tolerance, default=60.0, metavar="S", help="seconds for a call of it (default: 60)"
+    )
+
+
+def adapter_of(options: argparse.Namespace) -> adapters.Adapter | None:
+    """Return the adapter that ``add_adapter`` has asked for, which can be imported.
+
+    Raises:
+        CouldNotRunError: it cannot.
+    """
+    if options.adapter is None:
+        return None
+    from ..parity.adapters import Adapter, AdapterError
+
+    adapter = Adapter(options.adapter, options.arrays, options.timeout)
+    try:
+        _ = adapter.kind
+    except AdapterError as error:
+        raise CouldNotRunError(f"--adapter: {error}") from error
+    return adapter
+
+
+def engine_of(options: argparse.Namespace) -> str:
+    """Return what computes on the device that ``add_device`` has asked for.
+
+    Raises:
+        CouldNotRunError: there is no such device here, or no torch.
+    """
+    from ..parity import operators
+
+    try:
+        return operators.engine(options.device)
+    except (ImportError, ValueError) as error:
+        raise CouldNotRunError(f"--device: {error}" if isinstance(error, ValueError) else str(error)) from error
+
+
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """Add the files to write what came of them to."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same facts for machines")
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write them for the test viewers of CI services")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write them as a page for a browser")
+    parser.add_argument("--json", type=_report, metavar="FILE", help="write the same facts for machines")
+    parser.add_argument("--junit", type=_report, metavar="FILE", help="write them for the test viewers of CI services")
+    parser.add_argument("--summary", type=_report, metavar="FILE", help="write them in short, as Markdown")
+    parser.add_argument("--quiet", action="store_true", help="print the headline and the verdict alone")
+    parser.add_argument("--html", type=_report, metavar="FILE", help="write them as a page for a browser")
+
+
+def _report(text: str) -> Path:
+    if text == "-":
+        raise argparse.ArgumentTypeError("'-' is no file: what is printed is for people")
+    return Path(text)
 
 
 def count(text: str) -> int:

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare the port to torch with the NumPy reference instead of MindSpore",
     )
+    arguments.add_adapter(parser)
     arguments.add_device(parser)
     arguments.add_run_options(parser)
     arguments.add_report_options(parser)
@@ -54,49 +55,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
-    console = make_console()
+    console = make_console(quiet=options.quiet)
     from ..parity import campaign, cases, operators, report
+    from ..parity.report import terminal
 
     with_mindspore = not options.without_mindspore
     if options.direction == "to-mindspore" and not with_mindspore:
         raise CouldNotRunError("--direction to-mindspore needs MindSpore: it does not go with --without-mindspore")
     if options.direction == "to-mindspore" and options.device != "cpu":
         raise CouldNotRunError(f"--direction to-mindspore runs on a CPU: it does not go with --device {options.device}")
+    reporting.prepare_reports(options)
     directions = [options.direction] if options.direction else DIRECTIONS
+    adapter = arguments.adapter_of(options)
     if options.device != "cpu":
+        directions = ["to-torch"]
+    elif adapter is not None:
+        directions = [adapter.kind.direction]
+    elif not with_mindspore:
         directions = ["to-torch"]
     check = campaign.Check(
         random_cases=options.cases,
         workloads=options.cases // CASES_FOR_A_WORKLOAD if options.workloads is None else options.workloads,
         seed=options.seed,
-        directions=tuple(directions if with_mindspore else ["to-torch"]),
+        directions=tuple(directions),
         with_mindspore=with_mindspore,
         tolerance=arguments.tolerance_of(options),
         device=options.device,
+        adapter=adapter,
     )
-    try:
-        if with_mindspore:
-            operators.import_mindspore()
-        operators.port(cases.documented_cases()[0])
-        engine = operators.engine(options.device)
-    except ValueError as error:
-        raise CouldNotRunError(f"--device: {error}") from error
-    except ImportError as error:
-        hint = ", or use --without-mindspore" if "MindSpore is not installed" in str(error) else ""
-        raise CouldNotRunError(f"{error}{hint}") from error
-    reporting.check_reports(options)
-    versions = operators.versions(with_mindspore=with_mindspore)
-    oracle = "frameworks" if with_mindspore else "reference"
+    versions = operators.versions() if with_mindspore else operators.versions(["to-torch"])
+    if not {"torch", "torchvision", *(["mindspore"] if with_mindspore else [])} <= versions.keys():
+        _import_frameworks(with_mindspore)  # which says what is missing
     run = report.Run(
-        oracle=oracle,
-        headline=report.headline(oracle, versions, engine),
+        oracle="frameworks" if with_mindspore else "reference",
         versions=versions,
+        devices=operators.devices(versions, options.device),
+        origins=[report.Origin.here(options.command_line)],
         numbers=len(check),
-        settings=dataclasses.asdict(check),
+        settings={name: value for name, value in dataclasses.asdict(check).items() if name != "tolerance"},
+        tolerance=check.tolerance,
         seed=options.seed,
     )
     if "to-mindspore" in check.directions and not operators.torchvision_has_its_errors():
         run.notes.append("Not run in torchvision, which may read out of bounds with this torch: what must be an error.")
+    terminal.print_headline(run, console)
+    terminal.print_origins(run, console)
+    with console.status("importing the frameworks"):
+        _import_frameworks(with_mindspore)
+        engine = arguments.engine_of(options)
+    if adapter is None and "to-torch" in check.directions:
+        console.print(f"ROIAlign computes on {engine}.", highlight=False, soft_wrap=True)
     reporting.run_cases(check, run, options, console)
     for verdict in run.verdicts:
         printed = check.case(verdict.number).printed if verdict.category == cases.DOCUMENTED else None
@@ -104,3 +112,15 @@ def run(options: argparse.Namespace) -> int:
             page = f"{verdict.case} ({verdict.direction}), from both, as its page has it:\n{printed}"
             console.print(page, markup=False, highlight=False, soft_wrap=True)
     return reporting.finish(run, options, console)
+
+
+def _import_frameworks(with_mindspore: bool) -> None:
+    from ..parity import cases, operators
+
+    try:
+        if with_mindspore:
+            operators.import_mindspore()
+        operators.port(cases.documented_cases()[0])
+    except ImportError as error:
+        hint = ", or use --without-mindspore" if "MindSpore is not installed" in str(error) else ""
+        raise CouldNotRunError(f"{error}{hint}") from error

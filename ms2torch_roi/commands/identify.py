@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " the last digits of a coordinate make)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same facts for machines")
-    parser.set_defaults(junit=None, html=None)
+    parser.set_defaults(junit=None, html=None, summary=None)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         files, others = campaign.recorded_files(options.paths)
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
-    reporting.check_reports(options, (*files, *options.paths))
+    reporting.prepare_reports(options, (*files, *options.paths))
     unreadable: list[str] = []
     sources: Counter[str] = Counter()
     tried = identification.identify(_calls(files, unreadable, sources, console), options.tolerance)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import STATUSES, CouldNotRunError, arguments, make_console, reporting
+from . import STATUSES, UNREADABLE, CouldNotRunError, arguments, make_console, reporting
 
 HELP = "put the --json reports of all shards of a run together"
 DESCRIPTION = "Put the --json reports of all shards of a run together, as if it had not been split."
-EPILOG = STATUSES.format("merge")
+EPILOG = STATUSES.format("merge") + UNREADABLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
-    console = make_console()
-    from ..parity.report import facts
+    console = make_console(quiet=options.quiet)
+    from ..parity.report import facts, terminal
 
-    reporting.check_reports(options, options.files)
+    reporting.prepare_reports(options, options.files)
     try:
         run = facts.merged([facts.read(file) for file in options.files])
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
+    terminal.print_headline(run, console)
+    terminal.print_origins(run, console)
     return reporting.finish(run, options, console)

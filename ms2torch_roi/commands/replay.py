@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from .. import params
-from . import STATUSES, CouldNotRunError, arguments, make_console, reporting
+from . import STATUSES, UNREADABLE, CouldNotRunError, arguments, make_console, reporting
 
 HELP = "compare the ports with calls that ms2torch_roi.record has recorded"
 DESCRIPTION = (
     "Run the port on every recorded call, and compare its output, and its gradient if that was"
     " recorded, with the recorded ones. The framework that they were recorded in is not needed."
 )
-EPILOG = STATUSES.format("replay")
+EPILOG = STATUSES.format("replay") + UNREADABLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backward-rule", choices=tuple(params.MODES), help="and what their gradients are (default: as --rule)"
     )
+    arguments.add_adapter(parser)
     arguments.add_device(parser)
     arguments.add_run_options(parser)
     arguments.add_report_options(parser)
@@ -48,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
-    console = make_console()
+    console = make_console(quiet=options.quiet)
     from ..parity import campaign, operators, report
+    from ..parity.report import terminal
 
     if bool(options.paths) == options.golden:
         raise CouldNotRunError("give files or folders of recorded calls, or --golden")
@@ -58,13 +59,7 @@ def run(options: argparse.Namespace) -> int:
         files, others = campaign.recorded_files(paths)
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
-    reporting.check_reports(options, (*files, *paths))
-    try:
-        engine = operators.engine(options.device)
-    except (ImportError, ValueError) as error:
-        if options.device != "cpu":
-            raise CouldNotRunError(f"--device: {error}") from error
-        engine = ""
+    reporting.prepare_reports(options, (*files, *paths))
     replay = campaign.Replay(
         files,
         options.backward_roi_end_mode,
@@ -72,22 +67,30 @@ def run(options: argparse.Namespace) -> int:
         options.rule,
         options.backward_rule,
         options.device,
+        arguments.adapter_of(options),
     )
-    versions = operators.versions()
     run = report.Run(
         oracle="recording",
-        headline=report.headline("recording", versions, engine),
-        versions=versions,
+        versions=operators.versions(()),
+        devices={},
+        origins=[report.Origin.here(options.command_line)],
         numbers=len(replay),
         settings={
             "files": [str(file) for file in files],
             "backward_roi_end_mode": options.backward_roi_end_mode,
-            "tolerance": dataclasses.asdict(replay.tolerance),
             "rule": options.rule,
             "backward_rule": options.backward_rule,
             "device": options.device,
+            "adapter": options.adapter,
         },
+        tolerance=replay.tolerance,
         notes=[f"Not compared: {file} is no recorded call." for file in others],
     )
+    terminal.print_origins(run, console)
+    if options.device != "cpu":
+        console.print(f"ROIAlign computes on {arguments.engine_of(options)}.", highlight=False, soft_wrap=True)
     reporting.run_cases(replay, run, options, console)
+    run.versions = operators.versions({verdict.direction for verdict in run.verdicts})
+    run.devices = operators.devices(run.versions, options.device)
+    terminal.print_headline(run, console)
     return reporting.finish(run, options, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -11,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import FAILED, PASSED, CouldNotRunError
+from . import COULD_NOT_RUN, FAILED, PASSED, CouldNotRunError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,17 +22,16 @@ if TYPE_CHECKING:
 # Seconds between two lines on the progress of a run that no terminal shows.
 PROGRESS_SECONDS = 10
 
-_REPORTS = ("json", "junit", "html")
+_REPORTS = ("json", "junit", "html", "summary")
 
 
 def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Namespace, console: Console) -> None:
     """Run the cases of a campaign that are of this shard, and add what came of them to the run."""
-    from ..parity import campaign, report
+    from ..parity import campaign
 
     part, parts = options.shard or (1, 1)
     run.shard = f"{part}/{parts}" if options.shard else None
     numbers = range(part - 1, len(cases), parts)
-    console.print(run.headline, style="bold", highlight=False, soft_wrap=True)
     started = time.monotonic()
     try:
         for verdicts in _with_progress(campaign.run(cases, numbers, options.workers), len(numbers), console):
@@ -40,7 +40,7 @@ def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Names
         raise CouldNotRunError(str(error)) from error
     except BrokenProcessPool as error:
         raise CouldNotRunError("a worker process died; --workers 1 may tell at which case") from error
-    first = [(verdict, cases.shrunk(verdict)) for verdict in run.failures[: report.SHOWN_FAILURES]]
+    first = [(verdict, cases.shrunk(verdict)) for verdict in run.to_shrink]
     run.shrunk = [small for verdict, small in first if small != verdict]
     run.seconds = time.monotonic() - started
 
@@ -53,17 +53,21 @@ def _with_progress(
 
     columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     columns += (TimeRemainingColumn(),)
-    started = told = time.monotonic()
+    first = told = 0.0
     failed = 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=console.quiet or not console.is_terminal
+    ) as progress:
         task = progress.add_task("comparing", total=total, rate="")
         for done, verdicts in enumerate(results, 1):
             yield verdicts
             failed += sum(not verdict.passed for verdict in verdicts)
             now = time.monotonic()
-            rate = done / (now - started)
+            if done == 1:  # which took as long as the imports
+                first = told = now
+            rate = (done - 1) / (now - first) if now > first else 0.0
             progress.update(task, completed=done, rate=f"{rate:,.0f}/s, {failed:,} failed")
-            if not console.is_terminal and now - told > PROGRESS_SECONDS:
+            if not console.is_terminal and not console.quiet and now - told > PROGRESS_SECONDS:
                 told = now
                 left = (total - done) / rate
                 print(
@@ -72,43 +76,77 @@ def _with_progress(
                 )
 
 
-def check_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) -> None:
-    """Find out before a long run that a report cannot be written after it, or would replace something else."""
-    taken = dict.fromkeys(map(os.path.realpath, inputs), "is read")
-    for name in _REPORTS:
-        file: Path | None = getattr(options, name)
-        if file is None:
-            continue
-        real = os.path.realpath(file)
-        if real in taken:
-            raise CouldNotRunError(f"--{name}: {file} {taken[real]}")
-        taken[real] = f"is what --{name} writes"
-        was_there = file.exists()
+def prepare_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) -> None:
+    """Find out before a run that a report cannot be written after it, or would replace something else.
+
+    Those of an earlier run are removed: however this run ends, none of them is taken for its own.
+    """
+    files: dict[str, Path] = {name: file for name in _REPORTS if (file := getattr(options, name)) is not None}
+    taken: dict[tuple[int, int] | None, str] = dict.fromkeys(filter(None, map(_identity, inputs)), "is read")
+    made = []
+    try:
+        for name, file in files.items():
+            try:
+                there = file.exists()
+                file.open("a").close()
+            except (OSError, ValueError) as error:
+                raise CouldNotRunError(f"--{name}: {error}") from error
+            if not there:
+                made.append(file)
+            if (identity := _identity(file)) in taken:
+                raise CouldNotRunError(f"--{name}: {file} {taken[identity]}")
+            taken[identity] = f"is what --{name} writes"
+        for file in files.values():
+            _remove(file)
+    finally:
+        for file in made:
+            _remove(file)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what two names of one file have in common, be they links of whatever kind; None if there is no file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _remove(report: Path) -> None:
+    """Remove a file, but no device or pipe; where it cannot be removed, as when it is mounted, make it empty."""
+    if report.is_file():
         try:
-            with file.open("a"):
-                pass
-            if not was_there:
-                file.unlink()
-        except OSError as error:
-            raise CouldNotRunError(f"--{name}: {error}") from error
+            Path(os.path.realpath(report)).unlink()
+        except OSError:
+            report.write_bytes(b"")
 
 
 def finish(run: report.Run, options: argparse.Namespace, console: Console) -> int:
     """Print and write the reports, and return the exit status."""
-    from ..parity.report import facts, html, junit, terminal
+    from ..parity import report
+    from ..parity.report import facts, html, junit, markdown, terminal
 
     terminal.print_run(run, console)
+    if console.quiet:
+        console.quiet = False
+        terminal.print_headline(run, console)
+    terminal.print_conclusion(run, console)
     found = facts.as_json(run)
     renderers: dict[str, Callable[[dict[str, Any]], str]] = {
         "json": lambda found: json.dumps(found, indent=1, allow_nan=False) + "\n",
         "junit": junit.render,
         "html": html.render,
+        "summary": markdown.render,
     }
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print(*itertools.islice(markdown.github_annotations(found), report.SHOWN), sep="\n")
     for name, render in renderers.items():
         file: Path | None = getattr(options, name)
         if file is not None:
             try:
-                file.write_text(render(found), encoding="utf-8")
+                file.write_text(render(found), encoding="utf-8", errors="backslashreplace")
             except OSError as error:
                 raise CouldNotRunError(f"--{name}: {error}") from error
-    return FAILED if run.total.failed else PASSED
+    if not run.total.failed:
+        return PASSED
+    return COULD_NOT_RUN if run.verdict == "nothing compared" else FAILED

@@ -86,9 +86,9 @@ def _view(explanation: Explanation) -> NDArray:
     """Return the lowest and highest coordinates to draw, (2, 2): along x, then along y."""
     corners = [edges for placement in explanation.placements if (edges := _edges(placement)) is not None]
     lowest, highest = (extreme(corners or [np.asarray([(0, 0), (1, 1)])], axis=(0, 1)) for extreme in (np.min, np.max))
-    # Square, so that there is room for any box beside another panel.
-    half = max((highest - lowest).max() * 0.56, 0.6)
-    centre = (lowest + highest) / 2
+    centre = lowest / 2 + highest / 2
+    # Square, so that there is room for any box beside another panel; and no narrower than numbers are apart there.
+    half = max((highest - lowest).max() * 0.56, 0.6, 8 * np.spacing(np.abs(centre).max()))
     view: NDArray = np.stack((centre - half, centre + half), axis=1)
     return view
 
@@ -96,7 +96,8 @@ def _view(explanation: Explanation) -> NDArray:
 def _edges(placement: Placement) -> NDArray | None:
     """Return where the first bin starts and the last one ends, (2, 2), or None if that is nowhere."""
     start = placement.start.astype(np.float64)
-    edges = np.stack((start, start + placement.used_size))
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        edges = np.stack((start, start + placement.used_size))
     return edges if np.isfinite(edges).all() else None
 
 
@@ -108,14 +109,13 @@ def _draw_cells(panel: Axes, view: NDArray, size: tuple[int, int] | None) -> Non
         panel.set_facecolor(_OUTSIDE)
         panel.add_patch(Rectangle((-1, -1), width + 1, height + 1, **_IMAGE, zorder=0.4))
         first, last = np.maximum(first, 0), np.minimum(last, (width - 1, height - 1))
-    if not _has_cells(view):
+    if not _has_cells(view) or not (first < last + 1).all():  # none in view, or too far away to be told apart
         return
     x, y = (np.arange(first[axis], last[axis] + 1) for axis in (0, 1))
-    if x.size and y.size:
-        panel.vlines(x, y[0], y[-1], color="0.85", linewidth=0.8, zorder=0.5)
-        panel.hlines(y, x[0], x[-1], color="0.85", linewidth=0.8, zorder=0.5)
-        size_of_cell = _marker_size(1, view) / 2
-        panel.plot(np.tile(x, y.size), np.repeat(y, x.size), **_CELL, markersize=size_of_cell, zorder=1)
+    panel.vlines(x, y[0], y[-1], color="0.85", linewidth=0.8, zorder=0.5)
+    panel.hlines(y, x[0], x[-1], color="0.85", linewidth=0.8, zorder=0.5)
+    size_of_cell = _marker_size(1, view) / 2
+    panel.plot(np.tile(x, y.size), np.repeat(y, x.size), **_CELL, markersize=size_of_cell, zorder=1)
 
 
 def _has_cells(view: NDArray) -> bool:

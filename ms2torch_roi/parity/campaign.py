@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
-import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from . import adapters, cases, diagnosis, edges, identification, operators, shrinking, verdicts
+from . import adapters, cases, diagnosis, edges, identification, operators, processes, shrinking, verdicts
 from .adapters import Adapter
 from .cases import Case, MindSporeCase
 from .recording import calls
@@ -219,7 +217,7 @@ class Replay:
         try:
             call = calls.read(path)
         except (OSError, ValueError) as error:
-            return [Verdict(calls.name_of(path), "unknown", "unreadable", number, problem=str(error))]
+            return [Verdict(calls.name_of(path), "unknown", verdicts.UNREADABLE, number, problem=str(error))]
         case, expected = call.case, call.result
         device = self.device if case.direction == "to-torch" else "cpu"
         if isinstance(case, MindSporeCase):
@@ -283,9 +281,9 @@ def _explained(explain: Callable[..., str], *arguments: Any) -> str:
     return explain(*arguments) if all(not isinstance(argument, Exception) for argument in arguments) else ""
 
 
-def _failure(verdict: Verdict) -> tuple[bool, str, str]:
-    """Return what makes two failures alike: whether values differ, the problem, and the rule that explains them."""
-    return bool(verdict.differing), verdict.problem.partition(":")[0], verdict.explanation.partition(" match ")[2]
+def _failure(verdict: Verdict) -> tuple[bool, str]:
+    """Return what makes two failures alike: whether values differ, and why."""
+    return bool(verdict.differing), verdicts.cause(verdict)
 
 
 def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]:
@@ -320,30 +318,30 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterato
     """
     workers = min(workers, len(numbers))
     if workers <= 1:
-        yield from map(campaign.verdicts, numbers)
+        for number in numbers:
+            yield _timed_verdicts(campaign, number)
         return
-    # MindSpore does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     # Small parts for few cases, so that all have some to do.
     length = max(1, min(_CHUNK, len(numbers) // (4 * workers)))
     parts = [numbers[first : first + length] for first in range(0, len(numbers), length)]
+    pool, futures = processes.start(workers, [(_verdicts_of_all, campaign, part) for part in parts])
     try:
-        for future in [pool.submit(_verdicts_of_all, campaign, part) for part in parts]:
+        for future in futures:
             yield from future.result()
     except BaseException:  # an interrupt, or the reader has left: nobody waits for the cases under way
-        for process in multiprocessing.active_children():
-            process.terminate()
+        processes.end_workers()
         raise
     finally:
         pool.shutdown(wait=False)
 
 
 def _verdicts_of_all(campaign: Campaign, numbers: Sequence[int]) -> list[list[Verdict]]:
-    return [campaign.verdicts(number) for number in numbers]
+    return [_timed_verdicts(campaign, number) for number in numbers]
 
 
-def _prepare_worker() -> None:
-    """Keep the processes from competing for the same cores, and leave Ctrl-C to the one that started them."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _timed_verdicts(campaign: Campaign, number: int) -> list[Verdict]:
+    """Run one case, and share the time that it took among its verdicts, of which one needs what another computed."""
+    started = time.perf_counter()
+    found = campaign.verdicts(number)
+    seconds = (time.perf_counter() - started) / len(found)
+    return [replace(verdict, seconds=round(seconds, 6)) for verdict in found]

@@ -79,6 +79,14 @@ class Case(ABC):
         return (len(self.rois), self.features.shape[1], *self.pooled)
 
     @property
+    def call(self) -> str:
+        """The call as a person would write it, with the dtypes and shapes of its arrays."""
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        arrays = {"features": self.features, "rois": self.rois}
+        of = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
+        return f"{self.operator}({arguments}) of {of}"
+
+    @property
     def kind(self) -> str:
         """The setting and the kind of grid, in a few words."""
         return f"{self.setting}, {'fixed' if self.samples > 0 else 'adaptive'}"

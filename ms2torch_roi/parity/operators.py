@@ -8,7 +8,7 @@ import importlib.util
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -216,9 +216,7 @@ def import_mindspore() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "mindspore":
             raise
-        raise ImportError(
-            "MindSpore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'"
-        ) from error
+        raise ImportError(f"MindSpore is not installed. {ms2torch_roi.how_to_install('mindspore')}") from error
     ms.set_context(mode=ms.PYNATIVE_MODE)
     if ms.get_context("device_target") != "CPU":  # MindSpore warns of setting it
         ms.set_context(device_target="CPU")
@@ -244,11 +242,21 @@ def engine(device: str) -> str:
     return operator.engine_on(torch.device(device))
 
 
-def versions(*, with_mindspore: bool = True) -> dict[str, str]:
-    """Return the version of everything that is installed and may take part, by name."""
+# The packages that a port runs on.
+_PACKAGES = {"to-torch": ("torch", "torchvision"), "to-mindspore": ("mindspore",)}
+
+
+def versions(directions: Iterable[str] = tuple(_PACKAGES)) -> dict[str, str]:
+    """Return the version of everything that is installed and takes part in ports in these directions, by name."""
     found = {"ms2torch_roi": ms2torch_roi.__version__, "numpy": np.__version__}
-    for package in ("torch", "torchvision", *(["mindspore"] if with_mindspore else [])):
+    for package in (package for direction, of_it in _PACKAGES.items() if direction in directions for package in of_it):
         with contextlib.suppress(ModuleNotFoundError):
             if importlib.util.find_spec(package) is not None:
                 found[package] = importlib.metadata.version(package)
     return found
+
+
+def devices(versions: dict[str, str], of_torch: str = "cpu") -> dict[str, str]:
+    """Return what each of the frameworks among these packages runs on."""
+    on = {"torch": "CPU" if of_torch == "cpu" else of_torch, "mindspore": "CPU"}
+    return {framework: device for framework, device in on.items() if framework in versions}

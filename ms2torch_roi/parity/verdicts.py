@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ NDArray = npt.NDArray[Any]
 # up in an order that changes from call to call. float16 sums are rounded to float16 after each addition.
 GRADIENT_BOUND = {"float16": 0.05, "float32": 2e-5, "float64": 1e-12}
 
+# The category of a recorded call that cannot be read.
+UNREADABLE = "unreadable"
 
 # Cells along each axis of a heat map.
 MAX_HEAT_MAP = 64
@@ -46,6 +49,11 @@ class Tolerance:
             if not 0 <= float(value) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {value!r}")
 
+    def __str__(self) -> str:
+        """Say what is allowed, for reports."""
+        allowed = {"atol": self.atol, "rtol": self.rtol, "max_differing": self.max_differing}
+        return ", ".join(f"{name} {value:g}" for name, value in allowed.items() if value) or "none"
+
 
 EXACT = Tolerance()
 
@@ -60,6 +68,7 @@ class Verdict:
     the first value that differs, and ``heat_map`` has the largest difference in each bin (of a gradient: in each cell)
     over all rows and channels, to three digits. ``problem`` says why nothing could be compared. ``explanation`` names
     the rule that the values follow, where one is known. ``reproduction`` is Python that runs a case that failed again.
+    ``call`` has the arguments, and ``seconds`` are what it took.
     """
 
     case: str
@@ -76,6 +85,8 @@ class Verdict:
     problem: str = ""
     explanation: str = ""
     reproduction: str = ""
+    call: str = ""
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -97,7 +108,7 @@ def judge(
     tolerance: Tolerance = EXACT,
 ) -> Verdict:
     """Compare what the original gave for a case with what the port gave, over the rows that the original defines."""
-    verdict = functools.partial(Verdict, case.name, case.direction, category or case.category)
+    verdict = functools.partial(Verdict, case.name, case.direction, category or case.category, call=case.call)
     if case.raises is not None or isinstance(expected, Exception) or isinstance(actual, Exception):
         return verdict(problem=_judge_errors(case, expected, actual))
     if problem := _judge_types(expected, actual):
@@ -133,7 +144,7 @@ def judge_gradient(
 
     Differences up to ``bound``, a share of the largest gradient, count as none; it is ``GRADIENT_BOUND`` if None.
     """
-    verdict = functools.partial(Verdict, case.name, case.direction, category)
+    verdict = functools.partial(Verdict, case.name, case.direction, category, call=case.call)
     for who, gradient in ((case.original, expected), ("the port", actual)):
         if isinstance(gradient, Exception):
             return verdict(problem=f"the gradient of {who} raised {type(gradient).__name__}: {gradient}")
@@ -154,6 +165,17 @@ def judge_gradient(
     )
 
 
+def cause(verdict: Verdict) -> str:
+    """Return what a case that failed has in common with others that failed for the same reason, in a few words."""
+    if verdict.category == UNREADABLE:
+        return "It cannot be read"
+    if verdict.problem:
+        return verdict.problem.splitlines()[0].partition(":")[0]
+    follows = re.search(r"(the )?\w+'s (values|gradient) match.*", verdict.explanation, re.IGNORECASE)
+    sentence = re.split(r"\.(?: |$)", follows[0] if follows else verdict.explanation)[0]
+    return sentence[:1].upper() + sentence[1:] or "Not explained"
+
+
 def describe(verdict: Verdict) -> list[str]:
     """Return what a person needs to know of a case that failed, in lines."""
     if verdict.problem:
@@ -162,6 +184,8 @@ def describe(verdict: Verdict) -> list[str]:
         differ = f"{verdict.differing:,} of {verdict.values:,} values differ"
         allowed = f" ({verdict.allowed:,} may)" if verdict.allowed else ""
         lines = [f"{differ}{allowed}, by {verdict.largest_difference:.6g} at most", verdict.first]
+    if verdict.call:
+        lines.append(verdict.call)
     if verdict.explanation:
         lines.append(verdict.explanation)
     if verdict.reproduction:
@@ -265,13 +289,11 @@ def reproduction_of_gradient(case: Case, device: str = "cpu") -> str:
 
 
 def _case_again(case: Case) -> str:
-    arguments = ", ".join(f"{name}={value!r}" for name, value in case.arguments.items())
     return (
         "import numpy as np\n"
         "from ms2torch_roi.parity import adapters, cases, edges, operators, verdicts\n"
         f"case = {case.source}\n"
-        f"# {case.operator}({arguments})\n"
-        f"# features {case.features.dtype} {case.features.shape}, rois {case.rois.dtype} {case.rois.shape}\n"
+        f"# {case.call}\n"
     )
 
 

@@ -40,13 +40,15 @@ VERDICTS = [PASSED[0], FAILED, PROBLEM, *PASSED[1:]]
 
 def facts_of(verdicts, **changes):
     facts = {
-        "versions": {"ms2torch_roi": "1.2.3", "torch": "2.15.0", "mindspore": "2.10.0"},
+        "versions": {"ms2torch_roi": "1.2.3", "torch": "2.15.0", "mindspore": "2.10.0", "numpy": "1.26.4"},
+        "devices": {"torch": "CPU", "mindspore": "CPU"},
         "numbers": len(verdicts),
         "settings": {},
         "seed": 7,
         "seconds": 1234.5,
+        "origins": [report.Origin("ms2torch-roi check", "2026-11-26T18:07:21+00:00", "Python 3.11 on Linux")],
     }
-    return as_json(report.Run("frameworks", "these against those", **facts | changes, verdicts=verdicts))
+    return as_json(report.Run("frameworks", **facts | changes, verdicts=verdicts))
 
 
 FACTS = facts_of(VERDICTS, shrunk=[SMALL], shard="2/3", notes=["2 files were not read."])

@@ -7,7 +7,7 @@ import pytest
 from reported import EDGE, FACTS, FAILED, PASSED, RANDOM, TORCHVISION, facts_of, names
 
 from ms2torch_roi.parity.report import html
-from ms2torch_roi.parity.verdicts import Verdict
+from ms2torch_roi.parity.verdicts import Tolerance, Verdict
 
 
 def test_the_page_holds_the_facts_and_loads_nothing():
@@ -23,32 +23,52 @@ def test_the_banner_has_the_verdict_and_what_it_rests_on(page):
     browser = page(FACTS)
     assert browser.text("#banner").split("\n\n") == [
         "DIFFERENT",
-        "2 of 5 cases failed; 1,003 of 1,268 values differ, by infinity at most",
-        "these against those",
+        "2 of 5 cases failed, 1,003 of 1,268 values differ, by infinity at most",
+        FACTS["headline"],
     ]
     assert browser.run("document.title").startswith("DIFFERENT: 2 of 5 cases failed")
     terms, texts = browser.texts("#facts-of-run dt"), browser.texts("#facts-of-run dd")
     assert dict(zip(terms, texts, strict=True)) == {
-        "Versions": "ms2torch_roi 1.2.3, torch 2.15.0, mindspore 2.10.0",
+        "Versions": "ms2torch_roi 1.2.3, torch 2.15.0, mindspore 2.10.0, numpy 1.26.4",
         "Devices": "torch CPU, mindspore CPU",
+        "Tolerance": "none: bits are compared",
         "Seed": "7",
         "Shard": "2/3",
         "Duration": "1,234.5 s",
-        "Not compared": "2 files were not read.\n4 rows never written by MindSpore",
+        "Started": "2026-11-26T18:07:21+00:00",
+        "Command": "ms2torch-roi check",
+        "Platform": "Python 3.11 on Linux",
+        "Notes": "2 files were not read.",
+        "Not compared": "4 rows never written by MindSpore",
     }
+
+
+UNREAD = Verdict("calls/0.npz", "unknown", "unreadable", problem="calls/0.npz: not a recorded call")
+
+
+def test_the_tolerance_is_stated(page):
+    close = Verdict("close", "to-torch", EDGE, values=8, largest_difference=1e-7)
+    browser = page(facts_of([close], tolerance=Tolerance(1e-5, 0.25)))
+    assert browser.text("#verdict") == "WITHIN TOLERANCE"
+    said = "1 case, 8 values compared, 0 differ by more than the tolerance (atol 1e-05, rtol 0.25), the largest "
+    assert browser.text("#summary") == f"{said}difference is 1e-07"
+    facts = dict(zip(browser.texts("#facts-of-run dt"), browser.texts("#facts-of-run dd"), strict=True))
+    assert facts["Tolerance"] == "atol 0.00001, rtol 0.25"
 
 
 @pytest.mark.parametrize(
     ("verdicts", "verdict", "summary"),
     [
-        ([], "NOTHING COMPARED", "0 of 0 cases failed; 0 of 0 values differ"),
-        (PASSED, "IDENTICAL", "0 of 3 cases failed; 0 of 68 values differ"),
+        ([], "NOTHING COMPARED", "0 cases"),
+        ([UNREAD], "NOTHING COMPARED", "1 of 1 case could not be read"),
+        ([UNREAD, *PASSED], "INCOMPLETE", "1 of 4 cases could not be read, 68 values compared, 0 differ"),
+        (PASSED, "IDENTICAL", "3 cases, 68 values compared, 0 differ"),
         (
             [Verdict("close", "to-torch", EDGE, values=8, largest_difference=1e-7)],
             "WITHIN TOLERANCE",
-            "0 of 1 case failed; 0 of 8 values differ, by 1e-7 at most",
+            "1 case, 8 values compared, 0 differ, by 1e-07 at most",
         ),
-        ([FAILED], "DIFFERENT", "1 of 1 case failed; 1,003 of 1,200 values differ, by infinity at most"),
+        ([FAILED], "DIFFERENT", "1 of 1 case failed, 1,003 of 1,200 values differ, by infinity at most"),
     ],
 )
 def test_the_verdict_of_every_kind_of_run(page, verdicts, verdict, summary):

@@ -35,9 +35,15 @@ def test_the_colours_of_the_heat_map_are_in_the_order_of_the_differences(page, s
 
 
 def test_equal_differences_are_not_stretched_over_the_scale(page):
-    close = Verdict("close", "to-torch", EDGE, values=2, differing=2, largest_difference=0.9, heat_map=[[0.9, 0.8]])
+    close = Verdict("close", "to-torch", EDGE, values=2, differing=2, largest_difference=0.9, heat_map=[[0.9, 0.85]])
     first, second = map(luminance, page(facts_of([close]), "#case=0").run(COLOURS))
     assert abs(first - second) < 0.03
+
+
+def test_a_case_that_is_wrong_all_over_shows_where_it_is_worse(page):
+    wrong = Verdict("wrong", "to-torch", EDGE, values=2, differing=2, largest_difference=3.0, heat_map=[[3.0, 1.0]])
+    first, second = map(luminance, page(facts_of([wrong]), "#case=0").run(COLOURS))
+    assert abs(first - second) > 0.1
 
 
 def test_the_heat_map_tells_the_value_of_the_cell_pointed_at_and_has_a_legend(page):
@@ -101,8 +107,8 @@ def test_all_text_stands_out_from_its_background(page, verdicts, scheme):
 
 
 def test_the_page_fits_a_narrow_screen(page):
-    browser = page(FACTS, "#case=1", width=400)
-    assert browser.run("document.documentElement.scrollWidth") <= 400
+    browser = page(FACTS, "#case=1", width=360)
+    assert browser.run("document.querySelector('main').scrollWidth") <= 360
     assert browser.text("#list .result") == "1,003 of 1,200 differ, by infinity at most"
 
 

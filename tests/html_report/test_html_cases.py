@@ -1,5 +1,6 @@
 """The list of cases in the HTML report: filters, addresses, and the details of a case."""
 
+import dataclasses
 import time
 
 import pytest
@@ -36,6 +37,33 @@ def test_a_category_of_the_table_is_a_filter(page):
     assert names(browser) == [PROBLEM.case, PASSED[1].case]
 
 
+def test_failures_are_grouped_by_explanation_and_each_group_is_a_filter(page):
+    again = dataclasses.replace(FAILED, case="boxes farther away", number=6)
+    browser = page(facts_of([*VERDICTS, again]))
+    assert browser.texts("#groups .group > a") == [
+        "2 \u00d7 These are the values of roi_end_mode 0",
+        "1 \u00d7 the port raised RuntimeError",
+    ]
+    assert browser.texts("#groups .where")[0] == f"2 cases, for example {FAILED.case}"
+    browser.click("#groups .group > a")
+    assert names(browser) == [FAILED.case, again.case]
+    browser.click("#groups .where a")
+    assert FAILED.first in browser.text("#list details[open]")
+    browser = page(facts_of(PASSED))
+    assert browser.run("document.querySelector('#explanations').checkVisibility()") is False
+
+
+def test_the_banner_leads_to_what_failed_and_the_table_is_folded_when_all_is_well(page):
+    browser = page(FACTS)
+    assert browser.run("document.querySelector('#totals').open")
+    browser.click("#to-failures")
+    assert names(browser) == [FAILED.case, PROBLEM.case]
+    assert address(browser) == "#status=failed"
+    browser = page(facts_of(PASSED))
+    assert browser.run("document.querySelector('#totals').open") is False
+    assert browser.run("document.querySelector('#to-failures').checkVisibility()") is False
+
+
 def test_filters_narrow_the_list_and_are_kept_in_the_address(page):
     browser = page(FACTS)
     browser.choose("status", "passed")
@@ -67,14 +95,14 @@ def test_text_is_searched_for_in_names_problems_values_and_explanations(page, te
 def test_an_address_sets_the_filters_and_opens_a_case(page):
     browser = page(FACTS, "#status=failed&text=memory&case=2")
     assert names(browser) == [PROBLEM.case]
-    assert browser.run("[...new FormData(document.forms[0]).values()]") == ["failed", "", "", "memory"]
+    assert browser.run("[...new FormData(document.forms[0]).values()]") == ["failed", "", "", "", "memory"]
     assert "the port raised RuntimeError: no memory" in browser.text("#list details[open]")
 
 
 def test_an_address_that_fits_nothing_does_no_harm(page):
     browser = page(FACTS, "#status=broken&direction=up&case=99&nonsense")
     assert len(names(browser)) == 5
-    assert browser.run("[...new FormData(document.forms[0]).values()]") == ["", "", "", ""]
+    assert browser.run("[...new FormData(document.forms[0]).values()]") == ["", "", "", "", ""]
 
 
 def test_a_case_opens_with_the_keyboard_and_shows_all_that_is_known(page):
@@ -94,7 +122,7 @@ def test_a_case_opens_with_the_keyboard_and_shows_all_that_is_known(page):
     assert "so small" in browser.text(small)
     assert address(browser) == "#case=1"
     browser.press("Enter", windowsVirtualKeyCode=13, text="\r")
-    assert browser.run("document.querySelectorAll('details[open]').length") == 0
+    assert browser.run("document.querySelectorAll('#list details[open]').length") == 0
     assert address(browser) in ("", "#")
 
 

@@ -36,7 +36,7 @@ def test_nan_against_a_number_is_an_infinite_difference():
     actual[0, 0, 0, 0] = np.nan
     verdict = verdicts.judge(CASE, RESULT, actual)
     assert verdict.largest_difference == np.inf
-    run = report.Run("reference", "headline", {}, numbers=1, settings={}, verdicts=[verdict])
+    run = report.Run("reference", {}, {}, numbers=1, settings={}, verdicts=[verdict])
     assert as_json(run)["total"]["largest_difference"] == "infinite"
     assert from_json(as_json(run)) == run
 

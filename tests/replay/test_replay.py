@@ -22,6 +22,10 @@ def test_every_recorded_call_is_replayed_without_mindspore(folder, tmp_path):
     assert result.stdout.splitlines()[-1].startswith("IDENTICAL: 6 cases, ")
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["oracle"] == "recording"
+    assert set(facts["versions"]) == {"ms2torch_roi", "numpy", "torch", "torchvision"}
+    assert facts["devices"] == {"torch": "CPU"}
+    assert "on torch " in facts["headline"]
+    assert all(case["call"].startswith("ROIAlign(pooled_height=") for case in facts["cases"])
     assert facts["settings"]["files"] == [str(folder / f"{number}.npz") for number in range(6)]
     assert [case["case"] for case in facts["cases"]] == [f"calls/{number}.npz" for number in range(6)]
     assert all(case["category"].startswith("recorded: MindSpore 2.10.0 on CPU, ") for case in facts["cases"])
@@ -62,7 +66,27 @@ def test_files_that_are_no_recorded_calls_fail_by_name_and_the_others_are_replay
         in (problems["calls/foreign.npz"])
     )
     assert all(f"{name}: not a recorded call" in result.stdout for name in problems)
-    assert result.stdout.splitlines()[-1].startswith("DIFFERENT: 3 of 7 cases failed, 0 of ")
+    assert result.stdout.splitlines()[-1].startswith("INCOMPLETE: 3 of 7 cases could not be read, ")
+
+
+@pytest.mark.parametrize("reading", ["folder", "device"])
+def test_where_nothing_can_be_read_nothing_was_compared(facts_of, run_command, folder, tmp_path, reading):
+    for file in folder.iterdir():
+        file.write_bytes(b"")
+    result, facts = facts_of("replay", folder if reading == "folder" else "/dev/null")
+    assert result.returncode == 2
+    count = 6 if reading == "folder" else 1
+    cases = "6 cases" if count == 6 else "1 case"
+    assert result.stdout.splitlines()[-1].startswith(f"NOTHING COMPARED: {count} of {cases} could not be read (")
+    assert (facts["verdict"], facts["total"]["failed"]) == ("nothing compared", count)
+
+
+def test_what_differs_is_different_whatever_cannot_be_read(facts_of, folder):
+    (folder / "1.npz").write_bytes(b"")
+    falsify(folder / "2.npz")
+    result, facts = facts_of("replay", folder)
+    assert (result.returncode, facts["verdict"]) == (1, "different")
+    assert result.stdout.splitlines()[-1].startswith("DIFFERENT: 2 of 6 cases failed, 1 of ")
 
 
 def test_other_files_are_named_and_do_not_fail(run_command, folder):
@@ -122,6 +146,8 @@ def test_calls_of_torchvision_are_replayed_on_mindspore(facts_of, tmp_path):
     result, facts = facts_of("replay", tmp_path / "calls")
     assert result.returncode == 0, result.stdout
     assert {case["direction"] for case in facts["cases"]} == {"to-mindspore"}
+    assert set(facts["versions"]) == {"ms2torch_roi", "numpy", "mindspore"}
+    assert facts["devices"] == {"mindspore": "CPU"}
     assert facts["total"]["values"] == sum(int((~c.undefined).sum()) * operators.reference(c)[0].size for c in recorded)
 
 
@@ -159,7 +185,11 @@ def test_tolerances_allow_what_they_say_and_no_more(facts_of, run_command, folde
     for arguments in (["--atol", "0.26"], ["--rtol", "0.2"], ["--atol", "0.2", "--rtol", "0.04"]):
         result, facts = facts_of("replay", folder, *arguments)
         assert result.returncode == 0, arguments
-        assert result.stdout.splitlines()[-1].startswith("WITHIN TOLERANCE: 6 cases, ")
+        last = result.stdout.splitlines()[-1]
+        assert last.startswith("WITHIN TOLERANCE: 6 cases, ")
+        allowed = ", ".join(f"{name[2:]} {value}" for name, value in zip(arguments[::2], arguments[1::2], strict=True))
+        assert f" 0 differ by more than the tolerance ({allowed}), the largest difference is 0.25 (" in last
+        assert f"0 differ by more than the tolerance ({allowed})" in facts["conclusion"]
         assert facts["verdict"] == "within tolerance"
         assert facts["total"]["largest_difference"] == pytest.approx(0.25, abs=1e-6)
     assert run_command("replay", folder, "--max-differing", "1").returncode == 0

@@ -55,6 +55,49 @@ def test_reports_replace_neither_what_is_read_nor_each_other(run_command, folder
     assert not same.exists()
 
 
+@pytest.mark.parametrize("link", [Path.hardlink_to, Path.symlink_to])
+@pytest.mark.parametrize("option", ["--json", "--junit", "--html"])
+def test_a_link_to_what_is_read_is_not_written_to(run_command, folder, tmp_path, link, option):
+    call, shard = folder / "0.npz", tmp_path / "1.json"
+    assert run_command("replay", folder, "--shard", "1/1", "--json", shard).returncode == 0
+    for command, read, given in (("replay", call, folder), ("merge", shard, shard)):
+        whole = read.read_bytes()
+        output = tmp_path / f"of {command}"
+        link(output, read)
+        result = run_command(command, given, option, output)
+        assert result.returncode == 2
+        assert f"cannot run: {option}: {output} is read" in result.stderr
+        assert read.read_bytes() == output.read_bytes() == whole
+
+
+def test_a_link_to_another_report_is_not_written_to(run_command, folder, tmp_path):
+    for name, link in (("hard", Path.hardlink_to), ("symbolic", Path.symlink_to)):
+        first, second = tmp_path / "first", tmp_path / name
+        first.write_text("of an earlier run")
+        link(second, first)
+        result = run_command("replay", folder, "--json", first, "--html", second)
+        assert result.returncode == 2
+        assert f"--html: {second} is what --json writes" in result.stderr
+
+
+def test_a_report_of_an_earlier_run_does_not_outlive_the_start_of_another(run_command, folder, tmp_path, monkeypatch):
+    reports = [tmp_path / name for name in ("facts.json", "tests.xml", "page.html")]
+    arguments = [f"--{name}={file}" for name, file in zip(("json", "junit", "html"), reports, strict=True)]
+    assert run_command("replay", folder, *arguments).returncode == 0
+    assert all(file.stat().st_size for file in reports)
+    monkeypatch.setattr(campaign.Replay, "verdicts", lambda self, number: 1 / 0)
+    assert run_command("replay", folder, *arguments).returncode == 2
+    assert not any(file.exists() for file in reports)
+    # One that is led to by a link is written where that leads.
+    monkeypatch.undo()
+    (tmp_path / "elsewhere").mkdir()
+    reports[0].symlink_to(tmp_path / "elsewhere" / "facts.json")
+    for _ in range(2):
+        assert run_command("replay", folder, *arguments).returncode == 0
+        assert reports[0].is_symlink()
+        assert (tmp_path / "elsewhere" / "facts.json").stat().st_size
+
+
 def test_a_report_on_a_full_disk_is_no_difference(run_command, folder):
     full = Path("/dev/full")
     if not full.exists():

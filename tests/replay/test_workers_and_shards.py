@@ -1,6 +1,7 @@
 """`ms2torch-roi check` and `replay` on several processes and in shards; a random case that fails is shrunk."""
 
 import inspect
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,9 @@ import pytest
 from recorded_calls import falsify
 
 from ms2torch_roi import ROIAlign
+from ms2torch_roi.parity import operators, report
+from ms2torch_roi.parity.report import facts
+from ms2torch_roi.parity.verdicts import Tolerance, Verdict
 
 
 def run_process(*arguments, env=None):
@@ -19,9 +23,11 @@ def run_process(*arguments, env=None):
 
 
 def without_time(file):
-    facts = json.loads(file.read_text())
-    assert facts.pop("seconds") > 0
-    return facts
+    found = json.loads(file.read_text())
+    assert found.pop("seconds") > 0
+    assert all(case.pop("seconds") > 0 for case in found["cases"])
+    assert all(origin.keys() == {"command", "started", "platform"} for origin in found.pop("origins"))
+    return found
 
 
 def without_the_last_pixel(forward, smallest=0):
@@ -39,7 +45,7 @@ def without_the_last_pixel(forward, smallest=0):
 # For the processes of --workers: Python runs a file of this name before everything else.
 def sitecustomize(folder, code):
     (folder / "sitecustomize.py").write_text(code)
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
 BROKEN = f"""
@@ -72,8 +78,73 @@ def test_workers_shards_and_merge_give_the_results_of_one_process(run_command, t
     assert 'tests="' in (tmp_path / "merged.junit").read_text()
     assert "<html" in (tmp_path / "merged.html").read_text()
     # What is printed is the same too, but for the documented example before the tables, and the time.
+    assert merged.stdout.splitlines()[0] == one.stdout.splitlines()[0]
+    assert all(f"--shard {part}/3" in merged.stdout.splitlines()[row] for row, part in enumerate((3, 1, 2), 1))
     tables = merged.stdout[merged.stdout.index("to-torch ") :]
     assert tables.splitlines()[:-1] == one.stdout[one.stdout.index("to-torch  ") :].splitlines()[:-1]
+
+
+SHARDS = {
+    "ours only": {"ms2torch_roi": "1.0", "numpy": "1.26.4"},
+    "torch": {"ms2torch_roi": "1.0", "numpy": "1.26.4", "torch": "2.15.0", "torchvision": "0.29.2"},
+    "MindSpore": {"ms2torch_roi": "1.0", "numpy": "1.26.4", "mindspore": "2.10.0"},
+}
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(SHARDS)], ids="-".join)
+@pytest.mark.parametrize("oracle", ["frameworks", "reference", "recording"])
+def test_a_merged_report_has_what_each_of_its_parts_has(run_command, tmp_path, oracle, order):
+    tolerance = Tolerance(1e-5, 0.0, 3)
+    for number, name in enumerate(order):
+        verdict = Verdict(f"case {number}", "to-torch", "random", number, values=9, left_out={"never written": 2})
+        run = report.Run(
+            oracle,
+            SHARDS[name],
+            operators.devices(SHARDS[name]),
+            numbers=3,
+            settings={"backward_roi_end_mode": None},
+            tolerance=tolerance,
+            shard=f"{number + 1}/3",
+            origins=[report.Origin(f"check --shard {number + 1}/3", "2026-11-26T18:07:21+00:00", "Linux")],
+            notes=["said by all", f"said by {name}"],
+            verdicts=[verdict],
+        )
+        (tmp_path / f"{number}.json").write_text(json.dumps(facts.as_json(run)))
+    files = [tmp_path / f"{number}.json" for number in range(3)]
+    result = run_command("merge", *files, "--json", tmp_path / "merged.json")
+    merged = facts.read(tmp_path / "merged.json")
+    assert (merged.oracle, merged.tolerance, merged.numbers, merged.shard) == (oracle, tolerance, 3, None)
+    assert merged.versions == SHARDS["torch"] | SHARDS["MindSpore"]
+    assert merged.devices == {"torch": "CPU", "mindspore": "CPU"}
+    assert sorted(merged.notes) == ["said by MindSpore", "said by all", "said by ours only", "said by torch"]
+    assert [origin.command for origin in merged.origins] == [f"check --shard {part}/3" for part in (1, 2, 3)]
+    assert merged.total.left_out == {"never written": 6}
+    assert result.stdout.splitlines()[0] == merged.headline
+    assert ("WITHOUT MindSpore" in merged.headline) == (oracle == "reference")
+    for said in ("torch 2.15.0", "torchvision 0.29.2", "NumPy 1.26.4", "CPU"):
+        assert said in merged.headline
+    for said in (*merged.notes, "Not compared: 6 rows never written."):
+        assert said in result.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"oracle": "reference"}, "oracle is 'frameworks' in one and 'reference' in another"),
+        ({"tolerance": {"atol": 0.5, "rtol": 0.0, "max_differing": 0}}, "tolerance is Tolerance(atol=0.0, "),
+        ({"versions": {"torch": "2.7.0"}}, "versions is {'torch': '2.15.0'} in one and {'torch': '2.7.0'} in another"),
+        ({"devices": {"torch": "GPU"}}, "devices is "),
+    ],
+)
+def test_shards_on_other_things_are_not_merged(run_command, tmp_path, changes, message):
+    for number in range(2):
+        verdict = Verdict(f"case {number}", "to-torch", "random", number, values=9)
+        run = report.Run("frameworks", {"torch": "2.15.0"}, {"torch": "CPU"}, 2, {}, verdicts=[verdict])
+        found = {**facts.as_json(run), "shard": f"{number + 1}/2", **(changes if number else {})}
+        (tmp_path / f"{number}.json").write_text(json.dumps(found))
+    result = run_command("merge", tmp_path / "0.json", tmp_path / "1.json")
+    assert result.returncode == 2
+    assert f"the shards are not of one campaign: {message}" in result.stderr
 
 
 def test_shards_that_do_not_add_up_are_refused(run_command, tmp_path):
@@ -90,14 +161,14 @@ def test_shards_that_do_not_add_up_are_refused(run_command, tmp_path):
         result = run_command("merge", *files)
         assert result.returncode == 2
         assert message in result.stderr
-    facts = json.loads(second.read_text())
-    del facts["cases"][3]
-    second.write_text(json.dumps(facts))
+    found = json.loads(second.read_text())
+    del found["cases"][3]
+    second.write_text(json.dumps(found))
     assert "the shards do not hold all of the" in run_command("merge", first, second).stderr
     for damage in ({"values": "x"}, {"first": None}, {"heat_map": 3}):
-        second.write_text(json.dumps({**facts, "cases": [{**facts["cases"][0], **damage}]}))
+        second.write_text(json.dumps({**found, "cases": [{**found["cases"][0], **damage}]}))
         assert "2.json: not a report of ms2torch-roi" in run_command("merge", first, second).stderr
-    second.write_text(json.dumps({**facts, "seconds": float("nan")}))
+    second.write_text(json.dumps({**found, "seconds": float("nan")}))
     assert "NaN is no JSON" in run_command("merge", first, second).stderr
     second.write_text("[" * 200_000)
     assert "2.json: not a report of ms2torch-roi" in run_command("merge", first, second).stderr
@@ -110,16 +181,16 @@ def test_shards_that_do_not_add_up_are_refused(run_command, tmp_path):
 def test_a_report_of_absurdly_many_shards_or_cases_is_refused_at_once(run_command, folder, tmp_path):
     file = tmp_path / "1.json"
     run_command("replay", folder, "--shard", "1/1", "--json", file)
-    facts = json.loads(file.read_text())
+    found = json.loads(file.read_text())
     for changes, message in (
         (
             {"shard": "1/1000000000000"},
             "expected each of the shards 1/1000000000000 to 1000000000000/1000000000000 once",
         ),
         ({"numbers": 10**12}, "the shards do not hold all of the 1000000000000 cases"),
-        ({"numbers": -1}, "the shards do not hold all of the -1 cases"),
+        ({"numbers": -1}, "numbers is -1; it must be a whole number of 0 or more"),
     ):
-        file.write_text(json.dumps({**facts, **changes}))
+        file.write_text(json.dumps({**found, **changes}))
         result = run_command("merge", file)
         assert result.returncode == 2
         assert message in result.stderr
@@ -150,8 +221,10 @@ def test_a_failing_random_case_is_shrunk_before_it_is_shown(run_command, facts_o
     assert result.returncode == 1
     failed = [case for case in facts["cases"] if not case["passed"]]
     assert {case["category"].partition(":")[0] for case in failed} == {"random"}
-    for case, small in zip(failed[:5], facts["shrunk"], strict=True):
-        assert (small["number"], small["category"]) == (case["number"], case["category"])
+    assert len(facts["shrunk"]) == len(facts["groups"])
+    for small in facts["shrunk"]:
+        place = small["number"], small["category"]
+        (case,) = (case for case in failed if (case["number"], case["category"]) == place)
         assert small["case"] == f"{case['case']}, shrunk"
         assert len(small["reproduction"]) > len(case["reproduction"])  # it has every number in it
         assert f"FAILED {small['case']}" in result.stdout

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..recording import calls
-from ..verdicts import Verdict
-from . import SHOWN_FAILURES, Run
+from ..verdicts import Tolerance, Verdict, cause
+from . import Origin, Run, schema
 
-FORMAT = 2
+FORMAT = 3
 
 
 def as_json(run: Run) -> dict[str, Any]:
@@ -21,20 +22,32 @@ def as_json(run: Run) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "verdict": run.verdict,
+        "conclusion": run.conclusion,
         "headline": run.headline,
         "oracle": run.oracle,
         "versions": run.versions,
-        "devices": {name: "CPU" for name in ("torch", "mindspore") if name in run.versions},
+        "devices": run.devices,
         "seed": run.seed,
         "settings": run.settings,
+        "tolerance": asdict(run.tolerance),
         "numbers": run.numbers,
         "shard": run.shard,
+        "origins": [asdict(origin) for origin in run.origins],
         "notes": run.notes,
         "seconds": round(run.seconds, 3),
         "total": _plain(asdict(run.total)),
         "categories": [
             {"direction": direction, "category": category, **_plain(asdict(total))}
             for (direction, category), total in run.by_category.items()
+        ],
+        "groups": [
+            {
+                "cause": group.cause,
+                "failures": group.failures,
+                "cases": group.cases,
+                "example": {name: getattr(group.example, name) for name in ("case", "direction", "category", "number")},
+            }
+            for group in run.groups
         ],
         "cases": [_case_as_json(verdict) for verdict in run.verdicts],
         "shrunk": [_case_as_json(verdict) for verdict in run.shrunk],
@@ -43,7 +56,8 @@ def as_json(run: Run) -> dict[str, Any]:
 
 def _case_as_json(verdict: Verdict) -> dict[str, Any]:
     heat_map = [[_number(value) for value in row] for row in verdict.heat_map]
-    return _plain({**asdict(verdict), "heat_map": heat_map, "passed": verdict.passed})
+    found = "" if verdict.passed else cause(verdict)
+    return _plain({**asdict(verdict), "heat_map": heat_map, "passed": verdict.passed, "cause": found})
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:
@@ -60,39 +74,79 @@ def read(file: Path) -> Run:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it holds something else, or another format.
+        ValueError: it holds something else, or another format; the message names the file and the field.
     """
     try:
         calls.check_is_file(file)
         return from_json(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse))
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: not a report of ms2torch-roi: {type(error).__name__}: {error}") from error
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{file}: not a report of ms2torch-roi: {error}") from error
 
 
-def from_json(facts: dict[str, Any]) -> Run:
-    """Return the run of what ``as_json`` made."""
-    if facts["format"] != FORMAT:
-        raise ValueError(f"its format is {facts['format']!r}; this version of ms2torch_roi reads {FORMAT}")
-    names = ("oracle", "headline", "versions", "numbers", "settings", "seed", "shard", "notes", "seconds")
-    verdicts = {name: [_case_from_json(case) for case in facts[name]] for name in ("cases", "shrunk")}
-    return Run(**{name: facts[name] for name in names}, verdicts=verdicts["cases"], shrunk=verdicts["shrunk"])
+def from_json(facts: Any) -> Run:
+    """Return the run of what ``as_json`` made.
+
+    Raises:
+        ValueError: it is something else, or of another format; the message names the field.
+    """
+    if isinstance(facts, dict) and facts.get("format") != FORMAT:
+        found = reprlib.repr(facts.get("format"))
+        raise ValueError(f"its format is {found}; this version of ms2torch_roi reads {FORMAT}")
+    return _RUN("", facts)
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _case_from_json(case: dict[str, Any]) -> Verdict:
-    known = {field.name: case[field.name] for field in fields(Verdict)}
-    for name, default in vars(Verdict("", "", "")).items():
-        if name != "largest_difference" and not isinstance(known[name], type(default)):
-            raise ValueError(f"{name} of a case is {known[name]!r}")
-    heat_map = [[_float(value) for value in row] for row in case["heat_map"]]
-    return Verdict(**{**known, "heat_map": heat_map, "largest_difference": _float(case["largest_difference"])})
+_VERDICT = schema.record_of(
+    Verdict,
+    {
+        "case": schema.text,
+        "direction": schema.text,
+        "category": schema.text,
+        "number": schema.whole,
+        "values": schema.whole,
+        "differing": schema.whole,
+        "allowed": schema.whole,
+        "largest_difference": schema.difference,
+        "left_out": schema.dict_of(schema.whole),
+        "first": schema.text,
+        "heat_map": schema.heat_map,
+        "problem": schema.text,
+        "explanation": schema.text,
+        "reproduction": schema.text,
+        "call": schema.text,
+        "seconds": schema.number,
+    },
+)
+_TOLERANCE = schema.record_of(Tolerance, {"atol": schema.number, "rtol": schema.number, "max_differing": schema.whole})
+
+_ORIGIN = schema.record_of(Origin, dict.fromkeys(("command", "started", "platform"), schema.text))
 
 
-def _float(number: float | str) -> float:
-    return math.inf if number == "infinite" else float(number)
+def _run(cases: list[Verdict], **facts: Any) -> Run:
+    return Run(verdicts=cases, **facts)
+
+
+_RUN = schema.record_of(
+    _run,
+    {
+        "oracle": schema.one_of("frameworks", "reference", "recording"),
+        "versions": schema.dict_of(schema.text),
+        "devices": schema.dict_of(schema.text),
+        "numbers": schema.whole,
+        "settings": schema.dict_of(schema.plain),
+        "tolerance": _TOLERANCE,
+        "seed": schema.optional(schema.whole),
+        "shard": schema.optional(schema.shard),
+        "origins": schema.list_of(_ORIGIN),
+        "notes": schema.list_of(schema.text),
+        "seconds": schema.number,
+        "cases": schema.list_of(_VERDICT),
+        "shrunk": schema.list_of(_VERDICT),
+    },
+)
 
 
 def merged(parts: Sequence[Run]) -> Run:
@@ -103,12 +157,8 @@ def merged(parts: Sequence[Run]) -> Run:
     """
     first = parts[0]
     for part in parts:
-        for name in ("headline", "versions", "numbers", "settings", "seed"):
-            ours, theirs = getattr(first, name), getattr(part, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"the shards are not of one campaign: {name} is {ours!r} in one and {theirs!r} in another"
-                )
+        for name in ("oracle", "numbers", "settings", "tolerance", "seed"):
+            _check_same(name, getattr(first, name), getattr(part, name))
     if any(part.shard is None for part in parts):
         raise ValueError("a report is of a whole run, not of a shard: there is nothing to merge it with")
     shards = sorted(str(part.shard) for part in parts)
@@ -120,8 +170,31 @@ def merged(parts: Sequence[Run]) -> Run:
     numbers = {verdict.number for verdict in every}
     if len(numbers) != first.numbers or any(not 0 <= number < first.numbers for number in numbers):
         raise ValueError(f"the shards do not hold all of the {first.numbers} cases")
-    run = replace(first, shard=None, verdicts=every, seconds=sum(part.seconds for part in parts))
-    shown = {(verdict.number, verdict.category) for verdict in run.failures[:SHOWN_FAILURES]}
+    run = replace(
+        first,
+        shard=None,
+        origins=[origin for part in parts for origin in part.origins],
+        versions=_union("versions", [part.versions for part in parts]),
+        devices=_union("devices", [part.devices for part in parts]),
+        notes=[*dict.fromkeys(note for part in parts for note in part.notes)],
+        verdicts=every,
+        seconds=sum(part.seconds for part in parts),
+    )
+    shown = {(verdict.number, verdict.category) for verdict in run.to_shrink}
     small = sorted((verdict for part in parts for verdict in part.shrunk), key=lambda verdict: verdict.number)
     run.shrunk = [verdict for verdict in small if (verdict.number, verdict.category) in shown]
     return run
+
+
+def _union(name: str, parts: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Put together what some parts have each of their own: a framework may take part in one of them only."""
+    union: dict[str, str] = {}
+    for part in parts:
+        _check_same(name, {**part, **union}, {**union, **part})
+        union |= part
+    return union
+
+
+def _check_same(name: str, ours: Any, theirs: Any) -> None:
+    if ours != theirs:
+        raise ValueError(f"the shards are not of one campaign: {name} is {ours!r} in one and {theirs!r} in another")

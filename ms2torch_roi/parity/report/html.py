@@ -14,7 +14,7 @@ def render(facts: dict[str, Any]) -> str:
 
     >>> from ms2torch_roi.parity import report
     >>> from ms2torch_roi.parity.report import facts, html
-    >>> run = report.Run("recording", "Recorded calls", {"ms2torch_roi": "1.0"}, numbers=0, settings={})
+    >>> run = report.Run("recording", {"ms2torch_roi": "1.0"}, {}, numbers=0, settings={})
     >>> html.render(facts.as_json(run)).splitlines()[0]
     '<!doctype html>'
     """

@@ -9,6 +9,8 @@ from typing import Any
 
 Facts = dict[str, Any]
 
+_ORIGIN = ("command", "started", "platform")
+
 # What XML 1.0 has no way to write, not even as a character reference.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -16,13 +18,13 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def render(facts: Facts) -> str:
     """Return the facts of a run (those of ``facts.as_json``) as JUnit XML, all in ASCII.
 
-    There is a suite for each direction and category, and a test for each case. Single cases are not timed: their time
-    is 0, and the root element has that of the run.
+    There is a suite for each direction and category, and a test for each case. The root element has the time of the
+    run, which on several processes is less than that of its tests.
 
     >>> from ms2torch_roi.parity import report, verdicts
     >>> from ms2torch_roi.parity.report import facts, junit
     >>> versions = {"ms2torch_roi": "1.0", "numpy": "2.0"}
-    >>> run = report.Run("recording", "Recorded calls", versions, numbers=1, settings={})
+    >>> run = report.Run("recording", versions, {}, numbers=1, settings={})
     >>> run.verdicts.append(verdicts.Verdict("call-1.npz", "to-torch", "recorded", values=12))
     >>> print(junit.render(facts.as_json(run)).splitlines()[1])
     <testsuites name="ms2torch-roi" tests="1" failures="0" errors="0" time="0.000">
@@ -35,7 +37,10 @@ def render(facts: Facts) -> str:
     shrunk = {(small["number"], small["category"]): small for small in facts["shrunk"]}
     for total in facts["categories"]:
         direction, category = total["direction"], total["category"]
-        attributes = {"name": _xml(f"{direction}: {category}"), **_counts(total), "skipped": "0", "time": "0"}
+        attributes = {"name": _xml(f"{direction}: {category}"), **_counts(total), "skipped": "0"}
+        attributes["time"] = f"{sum(case['seconds'] for case in cases[direction, category]):.6f}"
+        if facts["origins"]:  # of the first shard; the format has no place for a time zone
+            attributes["timestamp"] = _xml(min(origin["started"] for origin in facts["origins"]).partition("+")[0])
         suite = ET.SubElement(root, "testsuite", attributes)
         _add_properties(suite, facts)
         # Viewers take all up to the last full stop of a class name for a package.
@@ -46,7 +51,7 @@ def render(facts: Facts) -> str:
             seen[name] += 1
             if seen[name] > 1:  # viewers drop all but one of the tests of one name
                 name = f"{name} ({seen[name]})"
-            test = ET.SubElement(suite, "testcase", classname=class_name, name=name, time="0")
+            test = ET.SubElement(suite, "testcase", classname=class_name, name=name, time=f"{case['seconds']:.6f}")
             if not case["passed"]:
                 _add_failure(test, case, shrunk.get((case["number"], category)))
         if total["left_out"]:
@@ -62,12 +67,15 @@ def _counts(total: Facts) -> dict[str, str]:
 def _add_properties(suite: ET.Element, facts: Facts) -> None:
     values = {
         **{name: facts[name] for name in ("verdict", "oracle", "seed", "shard")},
+        "conclusion": facts["conclusion"],
+        **{name: value for name, value in facts["tolerance"].items() if value},
+        **{name: "\n".join(dict.fromkeys(origin[name] for origin in facts["origins"])) for name in _ORIGIN},
         **{f"version of {name}": version for name, version in facts["versions"].items()},
         **{f"device of {name}": device for name, device in facts["devices"].items()},
     }
     properties = ET.SubElement(suite, "properties")
     for name, value in values.items():
-        if value is not None:
+        if value not in (None, ""):
             ET.SubElement(properties, "property", name=_xml(name), value=_xml(str(value)))
 
 
@@ -86,7 +94,7 @@ def _failure_lines(case: Facts) -> list[str]:
     allowed = f" ({case['allowed']:,} may)" if case["allowed"] else ""
     what = case["problem"] or f"{case['differing']:,} of {case['values']:,} values differ{allowed}, by {by} at most"
     again = f"To see it again:\n\n{case['reproduction']}\n" if case["reproduction"] else ""
-    return [what, *filter(None, (case["first"], case["explanation"], *_left_out(case), again))]
+    return [what, *filter(None, (case["first"], case["call"], case["explanation"], *_left_out(case), again))]
 
 
 def _left_out(counts: Facts) -> list[str]:

@@ -10,11 +10,27 @@ from rich.table import Table
 from rich.text import Text
 
 from ..verdicts import describe
-from . import SHOWN_FAILURES, Run
+from . import SHOWN, Run
+
+_COLUMNS = ("failed", "values", "differ", "largest", "left out")
+
+# A terminal of fewer columns has no room for a table: the numbers would leave nothing of the names.
+_NARROW = 60
+
+
+def print_headline(run: Run, console: Console) -> None:
+    """Print what is compared with what, on what."""
+    _print(console, run.headline, style="bold")
+
+
+def print_origins(run: Run, console: Console) -> None:
+    """Print when, where and by which command it was run, a line for each shard."""
+    for origin in run.origins:
+        _print(console, f"{origin.started}, {origin.platform}: {origin.command}")
 
 
 def print_run(run: Run, console: Console) -> None:
-    """Print a table of categories for each direction, the cases that failed, and one line with the verdict.
+    """Print a table of categories for each direction, and the failures by explanation with an example of each.
 
     The columns are the cases that failed, of how many; the values compared; how many of them differ, and by how much
     at most; and the rows left out.
@@ -22,67 +38,91 @@ def print_run(run: Run, console: Console) -> None:
     for direction in dict.fromkeys(verdict.direction for verdict in run.verdicts):
         table = Table(box=box.SIMPLE, show_edge=False, padding=0, header_style="bold")
         table.add_column(_printable(direction))
-        for column in ("failed", "values", "differ", "largest", "left out"):
+        for column in _COLUMNS:
             table.add_column(column, justify="right", no_wrap=True)
-        for (direction_of_category, category), total in run.by_category.items():
-            if direction_of_category == direction:
-                table.add_row(
-                    _printable(category),
-                    f"{total.failed:,}/{total.cases:,}",
-                    f"{total.values:,}",
-                    f"{total.differing:,}",
-                    f"{total.largest_difference:.3g}",
-                    f"{sum(total.left_out.values()):,}",
-                    style="red" if total.failed else None,
-                )
         console.print()
-        console.print(table)
+        narrow = console.width < _NARROW
+        if narrow:
+            _print(console, direction, style="bold")
+        for (direction_of_category, category), total in run.by_category.items():
+            if direction_of_category != direction:
+                continue
+            numbers = (
+                f"{total.failed:,}/{total.cases:,}",
+                f"{total.values:,}",
+                f"{total.differing:,}",
+                f"{total.largest_difference:.3g}",
+                f"{sum(total.left_out.values()):,}",
+            )
+            style = "red" if total.failed else ""
+            if narrow:
+                _print(console, category, style)
+                named = ", ".join(f"{name} {number}" for name, number in zip(_COLUMNS, numbers, strict=True))
+                _print(console, f"  {named}", style)
+            else:
+                table.add_row(_printable(category), *numbers, style=style)
+        if not narrow:
+            console.print(table)
 
     console.print()
     _print_worst(run, console)
     small = {(verdict.number, verdict.category): verdict for verdict in run.shrunk}
-    for verdict in run.failures[:SHOWN_FAILURES]:
+    groups, failures = run.groups, len(run.failures)
+    if failures > 1:
+        explanations = f"{len(groups)} explanation{'s' * (len(groups) > 1)}"
+        _print(console, f"{failures:,} failures, {explanations}:", style="bold red")
+        for group in groups[:SHOWN]:
+            _print(console, f"{group.failures:,} x {group.cause} ({group.cases:,} case{'s' * (group.cases > 1)})")
+        if len(groups) > SHOWN:
+            _print(console, f"... and {len(groups) - SHOWN} more; --json or --html FILE has them all.")
+        console.print()
+    for group in groups[:SHOWN]:
+        verdict = group.example
         shown = small.get((verdict.number, verdict.category), verdict)
         _print(console, f"FAILED {shown.case} ({shown.direction}, {shown.category})", style="bold red")
         for line in describe(shown):
             _print(console, line)
-    if len(run.failures) > SHOWN_FAILURES:
-        more = len(run.failures) - SHOWN_FAILURES
-        _print(console, f"... and {more} more cases failed; --json or --html FILE has them all.\n")
 
     total = run.total
     for note in run.notes:
         _print(console, note)
     for reason, rows in total.left_out.items():
         _print(console, f"Not compared: {rows:,} rows {reason}.")
-    if run.verdict == "different":
-        different = f"{total.differing:,} of {total.values:,} values differ"
-        conclusion = f"DIFFERENT: {total.failed:,} of {total.cases:,} cases failed, {different}"
-    elif run.verdict == "within tolerance":
-        beyond = f"{total.differing:,} differ by more than allowed, all by {total.largest_difference:.3g} at most"
-        conclusion = f"WITHIN TOLERANCE: {total.cases:,} cases, {total.values:,} values compared, {beyond}"
-    elif run.verdict == "nothing compared":
-        conclusion = "NOTHING COMPARED: 0 cases"
-    else:
-        conclusion = f"IDENTICAL: {total.cases:,} cases, {total.values:,} values compared, 0 differ"
+
+
+def print_conclusion(run: Run, console: Console) -> None:
+    """Print what came of it, in one line."""
     part = f", shard {run.shard} of {run.numbers:,} cases" if run.shard else ""
-    _print(console, f"{conclusion} ({run.seconds:.1f} s{part}).", style="bold red" if total.failed else "bold green")
+    _print(
+        console,
+        f"{run.verdict.upper()}: {run.conclusion} ({run.seconds:.1f} s{part}).",
+        style="bold red" if run.total.failed else "bold green",
+    )
 
 
 def _print_worst(run: Run, console: Console) -> None:
     """Print the cases with the largest differences, if there are any."""
-    worst = sorted(run.verdicts, key=lambda verdict: -verdict.largest_difference)[:SHOWN_FAILURES]
+    worst = sorted(run.verdicts, key=lambda verdict: -verdict.largest_difference)[:SHOWN]
     worst = [verdict for verdict in worst if verdict.largest_difference]
     if not worst:
         return
     table = Table(box=box.SIMPLE, show_edge=False, padding=0, header_style="bold")
     table.add_column("largest differences", overflow="fold")
     for column in ("differ", "of", "largest"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
+    if console.width < _NARROW:
+        _print(console, "largest differences", style="bold")
     for verdict in worst:
         counts = f"{verdict.differing:,}", f"{verdict.values:,}", f"{verdict.largest_difference:.3g}"
-        table.add_row(_printable(f"{verdict.case} ({verdict.direction})"), *counts)
-    console.print(table)
+        if console.width < _NARROW:
+            _print(
+                console,
+                f"{verdict.case} ({verdict.direction})\n  differ {' of '.join(counts[:2])}, largest {counts[2]}",
+            )
+        else:
+            table.add_row(_printable(f"{verdict.case} ({verdict.direction})"), *counts)
+    if console.width >= _NARROW:
+        console.print(table)
     console.print()
 
 
