@@ -8,6 +8,7 @@ import torch
 from helpers import assert_same_bits
 
 from ms2torch_roi import SingleRoIExtractor, levels
+from ms2torch_roi.torch.torchvision import XP
 
 STRIDES = [4, 8, 16, 32]
 ROI_LAYER = {"type": "RoIAlign", "out_size": 7, "sample_num": 2, "mask_out_size": 14}
@@ -222,6 +223,15 @@ def test_torch_func_has_the_bits_of_eager():
     batch = torch.stack((rois, rois.roll(3, 0)))
     output = torch.func.vmap(lambda part: PORT(part, *features))(batch)
     assert torch.equal(output, torch.stack([PORT(part, *features) for part in batch]))
+
+
+def test_sides_are_rounded_as_numpy_and_mindspore_round_them():
+    """A sqrt of float32 in torch is not exact."""
+    corners = np.random.default_rng(0).uniform(0, 600, (100_000, 2, 2)).astype(np.float32)
+    rois = np.concatenate((corners.min(1), corners.max(1)), 1)
+    width, height = (rois[:, 2:] - rois[:, :2] + 1).T
+    expected = np.sqrt(width) * np.sqrt(height)
+    assert_same_bits(levels.quantity(XP, levels.MODEL_ZOO, torch.from_numpy(rois)).numpy(), expected)
 
 
 def test_a_roi_on_no_level_pools_to_0():

@@ -129,7 +129,7 @@ class SingleRoIExtractor(torch.nn.Module):
         output = features[0].new_zeros(())
         for number, (pool, of_level) in enumerate(zip(self.roi_layers, features, strict=True)):
             is_own = level == number
-            pooled = pool(of_level, torch.where(is_own[:, None], rois, 0))  # a row of zeros pools to 0
+            pooled = pool(of_level, torch.where(is_own[:, None], rois, 0))  # rows of zeros are not sampled
             output = torch.where(is_own[:, None, None, None], pooled, output)
         return output
 
