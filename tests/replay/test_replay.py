@@ -17,8 +17,10 @@ RUN = "import sys\nfrom ms2torch_roi.cli import main\nsys.exit(main(sys.argv[1:]
 def test_every_recorded_call_is_replayed_without_mindspore(folder, tmp_path):
     result = run_python(without("mindspore") + RUN, "replay", str(folder), "--json", str(tmp_path / "facts.json"))
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("Recorded calls against ms2torch_roi ")
-    assert "MindSpore" not in result.stdout.splitlines()[0]
+    origin, headline = result.stdout.splitlines()[:2]
+    assert f": ms2torch-roi replay {folder} --json " in origin
+    assert headline.startswith("Recorded calls against ms2torch_roi ")
+    assert "MindSpore" not in headline
     assert result.stdout.splitlines()[-1].startswith("IDENTICAL: 6 cases, ")
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["oracle"] == "recording"

@@ -257,6 +257,7 @@ def test_an_interrupt_ends_all_processes_at_once():
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stdout.readline().startswith("The NumPy reference")
+        assert "ms2torch-roi check --without-mindspore" in process.stdout.readline()
         assert "cases, 0 comparisons failed" in process.stdout.readline()  # all are at work
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
         _, stderr = process.communicate(timeout=60)
