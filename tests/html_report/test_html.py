@@ -25,6 +25,7 @@ def test_the_banner_has_the_verdict_and_what_it_rests_on(page):
         "DIFFERENT",
         "2 of 5 cases failed, 1,003 of 1,268 values differ, by infinity at most",
         FACTS["headline"],
+        "Show what failed",
     ]
     assert browser.run("document.title").startswith("DIFFERENT: 2 of 5 cases failed")
     terms, texts = browser.texts("#facts-of-run dt"), browser.texts("#facts-of-run dd")
