@@ -90,9 +90,9 @@ ABSENT = ("import importlib.util\nfind = importlib.util.find_spec\n"
 @pytest.mark.parametrize(
     ("absent", "names"),
     [
-        (("torch",), {"RoIAlign", "roi_align"}),
+        (("torch",), {"MultiScaleRoIAlign", "RoIAlign", "roi_align"}),
         (("torchvision", "mindspore"), set()),
-        pytest.param(("mindspore",), {"ROIAlign"}),
+        (("mindspore",), {"ROIAlign", "SingleRoIExtractor"}),
     ],
 )
 def test_everything_that_can_be_had_is_imported_where_a_framework_is_missing(absent, names):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .. import _FRAMEWORK_NAMES
+from .. import _FRAMEWORK_NAMES, how_to_install
 
 _PACKAGES = {extra: packages for _, packages, extra in _FRAMEWORK_NAMES.values()}
 
@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     for extra, packages in _PACKAGES.items():
         marked = [item for item in items if item.get_closest_marker(f"needs_{extra}")]
         if marked and (missing := _missing(packages)):
-            reason = f"{missing[0]} is not installed. Install it with: pip install 'ms2torch-roi[{extra}]'"
+            reason = f"{missing[0]} is not installed. {how_to_install(extra)}"
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
     if _FILES in config.stash:
