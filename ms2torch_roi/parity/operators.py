@@ -43,9 +43,7 @@ def port(case: Case, device: str = "cpu") -> NDArray:
     ``device`` is one of torch's.
     """
     if isinstance(case, MindSporeCase):
-        module = ms2torch_roi.ROIAlign(
-            **case.arguments, rule=case.rule
-        )  # first, so that a missing torch is reported as such
+        module = ms2torch_roi.ROIAlign(**case.arguments, **_rules(case))  # first, which says if torch is missing
         import torch
 
         with _threads(case):
@@ -56,6 +54,12 @@ def port(case: Case, device: str = "cpu") -> NDArray:
     cell = ms2torch_roi.RoIAlign(**case.arguments)
     output: NDArray = cell(ms.Tensor(case.features), ms.Tensor(case.rois)).asnumpy()
     return output
+
+
+def _rules(case: MindSporeCase, backward_rule: str | None = None) -> dict[str, str]:
+    """Return the arguments of ROIAlign that MindSpore's operator does not have, where they are not the default."""
+    rule = {} if case.rule == "cpu" else {"rule": case.rule}
+    return rule if backward_rule is None else {**rule, "backward_rule": backward_rule}
 
 
 def gradient(
@@ -71,7 +75,7 @@ def gradient(
     """
     if isinstance(case, MindSporeCase):
         module = ms2torch_roi.ROIAlign(
-            **case.arguments, rule=case.rule, backward_roi_end_mode=backward_roi_end_mode, backward_rule=backward_rule
+            **case.arguments, backward_roi_end_mode=backward_roi_end_mode, **_rules(case, backward_rule)
         )
         import torch
 
