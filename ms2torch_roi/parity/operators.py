@@ -56,7 +56,7 @@ def port(case: Case, device: str = "cpu") -> NDArray:
     return output
 
 
-def _rules(case: MindSporeCase, backward_rule: str | None = None) -> dict[str, str]:
+def _rules(case: MindSporeCase, backward_rule: str | None = None) -> dict[str, Any]:
     """Return the arguments of ROIAlign that MindSpore's operator does not have, where they are not the default."""
     rule = {} if case.rule == "cpu" else {"rule": case.rule}
     return rule if backward_rule is None else {**rule, "backward_rule": backward_rule}
