@@ -86,7 +86,8 @@ def _check_mode(name_of_rule: str, rule: str, name: str, mode: int) -> None:
         allowed = ", ".join(map(repr, MODES))
         raise ValueError(f"ROIAlign: {name_of_rule} must be one of {allowed}, got {rule!r}")
     if not 0 <= mode < MODES[rule]:
-        got = f"{name} must be {'0 or 1' if MODES[rule] == 2 else '0, 1, 2 or 3'}, got {mode}"
+        allowed = f"{'None, ' * name.startswith('backward')}{'0 or 1' if MODES[rule] == 2 else '0, 1, 2 or 3'}"
+        got = f"{name} must be {allowed}, got {mode}"
         kernels = ", ".join(repr(other) for other, modes in MODES.items() if modes > MODES[rule])
         hint = f"; modes 2 and 3 are those of Ascend's kernels: rule = {kernels}" if mode in (2, 3) else ""
         raise ValueError(f"ROIAlign: {got} with {name_of_rule}={rule!r}{hint}")

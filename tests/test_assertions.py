@@ -185,7 +185,7 @@ def test_arrays_of_any_kind_and_place(kind):
 def test_the_port_runs_where_the_features_are(monkeypatch):
     devices = []
 
-    def port(case, device):
+    def port(case, device="cpu"):
         devices.append(device)
         return EXPECTED
 

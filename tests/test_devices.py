@@ -258,7 +258,7 @@ def test_params_and_rules_name_the_same_devices():
         (
             {"backward_rule": "gpu", "backward_roi_end_mode": 3},
             ValueError,
-            "backward_roi_end_mode must be 0 or 1, got 3",
+            "backward_roi_end_mode must be None, 0 or 1, got 3",
         ),
         ({"backward_rule": ""}, ValueError, "backward_rule must be one of"),
     ],

@@ -103,9 +103,9 @@ def run(options: argparse.Namespace) -> int:
     with console.status("importing the frameworks"):
         _import_frameworks(with_mindspore)
         engine = arguments.engine_of(options)
+    reporting.run_cases(check, run, options, console)
     if adapter is None and "to-torch" in check.directions:
         console.print(f"ROIAlign computes on {engine}.", highlight=False, soft_wrap=True)
-    reporting.run_cases(check, run, options, console)
     for verdict in run.verdicts:
         printed = check.case(verdict.number).printed if verdict.category == cases.DOCUMENTED else None
         if printed is not None and verdict.passed:

@@ -87,10 +87,11 @@ def run(options: argparse.Namespace) -> int:
         notes=[f"Not compared: {file} is no recorded call." for file in others],
     )
     terminal.print_origins(run, console)
-    if options.device != "cpu":
-        console.print(f"ROIAlign computes on {arguments.engine_of(options)}.", highlight=False, soft_wrap=True)
+    engine = arguments.engine_of(options) if options.device != "cpu" else ""
     reporting.run_cases(replay, run, options, console)
     run.versions = operators.versions({verdict.direction for verdict in run.verdicts})
     run.devices = operators.devices(run.versions, options.device)
     terminal.print_headline(run, console)
+    if engine:
+        console.print(f"ROIAlign computes on {engine}.", highlight=False, soft_wrap=True)
     return reporting.finish(run, options, console)

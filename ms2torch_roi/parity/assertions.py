@@ -104,7 +104,7 @@ def assert_parity(
         elif actual is None:
             device = _device_of(features)
             on = "the CPU" if device == "cpu" else device
-            got, got_from = operators.port(case, device), f"ms2torch_roi.{case.operator} on {on}"
+            got, got_from = operators.on_device(operators.port, device)(case), f"ms2torch_roi.{case.operator} on {on}"
         else:
             got, got_from = _without_undefined(case, _array("actual", actual)), "as given"
         if expected is None:
@@ -244,8 +244,8 @@ def _difference_lines(
 ) -> list[str]:
     """Say how the results differ, where most, and why."""
     if isinstance(wanted, Exception):
-        return verdicts.describe(verdict)
-    lines = verdicts.describe(replace(verdict, explanation=diagnosis.explain(case, wanted, got)))
+        return verdicts.describe(replace(verdict, call=""))  # which the message has said
+    lines = verdicts.describe(replace(verdict, call="", explanation=diagnosis.explain(case, wanted, got)))
     if verdict.problem:
         return lines
     worst = _worst_rows(case, wanted, got, tolerance)

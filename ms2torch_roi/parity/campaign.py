@@ -135,7 +135,7 @@ class Check:
     def _verdict(
         self, number: int, case: Case, expected: NDArray | Exception, port: Callable[..., NDArray], category: str
     ) -> Verdict:
-        actual = operators.outcome(functools.partial(port, device=self._device(case)), case)
+        actual = operators.outcome(operators.on_device(port, self._device(case)), case)
         verdict = replace(verdicts.judge(case, expected, actual, category, self.tolerance), number=number)
         if verdict.passed:
             return verdict
@@ -145,7 +145,7 @@ class Check:
             reproduction=verdicts.reproduction(case, self._original.__name__, self._named(port, case)),
         )
 
-    def _run_adapter(self, case: Case, device: str) -> NDArray:
+    def _run_adapter(self, case: Case) -> NDArray:
         assert self.adapter is not None
         return adapters.run(self.adapter, case)
 
@@ -227,7 +227,7 @@ class Replay:
         if case.raises is not None and device != "cpu":
             return [replace(not_run, left_out={NOT_ON_DEVICE: len(case.rois)})]
         if self.adapter is None:
-            actual = operators.outcome(functools.partial(operators.port, device=device), case)
+            actual = operators.outcome(operators.on_device(operators.port, device), case)
         elif isinstance(case, self.adapter.kind):
             actual = operators.outcome(functools.partial(adapters.run, self.adapter), case)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import itertools
@@ -114,6 +115,11 @@ def some_output_gradient(case: Case) -> NDArray:
     return gradient
 
 
+def on_device(port: Callable[..., NDArray], device: str) -> Operator:
+    """Return a port that runs on a device."""
+    return port if device == "cpu" else functools.partial(port, device=device)
+
+
 def reference(case: Case) -> NDArray:
     """Run :mod:`ms2torch_roi.reference`."""
     if isinstance(case, MindSporeCase):
@@ -127,7 +133,7 @@ def round_trip(case: Case, device: str = "cpu") -> NDArray:
     output = np.zeros(case.output_shape, case.features.dtype)
     for rows, call in [*calls, (rest, replace(case, rois=case.rois[rest]))]:
         if len(rows):
-            output[rows] = port(call, device if isinstance(call, MindSporeCase) else "cpu")
+            output[rows] = on_device(port, device if isinstance(call, MindSporeCase) else "cpu")(call)
     return output
 
 

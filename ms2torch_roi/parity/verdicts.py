@@ -266,8 +266,9 @@ def reproduction(case: Case, original: str, port: str) -> str:
     Args:
         case: which.
         original: the name of an operator of ``operators.py``.
-        port: a function of a case, in Python.
+        port: likewise, or another function of a case, in Python.
     """
+    port = f"operators.{port}" if port.isidentifier() else port
     return (
         f"{_case_again(case)}"
         f"expected = operators.outcome(operators.{original}, case)\n"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..verdicts import describe
+from ..verdicts import UNREADABLE, describe
 from . import SHOWN, Run
 
 _COLUMNS = ("failed", "values", "differ", "largest", "left out")
@@ -82,6 +82,13 @@ def print_run(run: Run, console: Console) -> None:
         _print(console, f"FAILED {shown.case} ({shown.direction}, {shown.category})", style="bold red")
         for line in describe(shown):
             _print(console, line)
+
+    # Each file that cannot be read is named, though they are one group.
+    unread = [verdict.problem for verdict in run.verdicts if verdict.category == UNREADABLE]
+    for problem in unread[1:SHOWN]:
+        _print(console, problem)
+    if len(unread) > SHOWN:
+        _print(console, f"... and {len(unread) - SHOWN:,} more that cannot be read.")
 
     total = run.total
     for note in run.notes:
