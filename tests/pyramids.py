@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torchvision
 
-from ms2torch_roi import MultiScaleRoIAlign
+import ms2torch_roi
 
 RNG = np.random.default_rng(0)
 NAMES = ["0", "1", "2", "3"]
@@ -37,6 +37,6 @@ def in_torchvision(arguments, features=FEATURES, boxes=BOXES, shapes=SHAPES, **c
 
 
 def in_mindspore(ms, arguments, features=FEATURES, boxes=BOXES, shapes=SHAPES, **canonical):
-    module = MultiScaleRoIAlign(*arguments, **canonical)
+    module = ms2torch_roi.MultiScaleRoIAlign(*arguments, **canonical)
     x = {name: ms.Tensor(feature) for name, feature in features.items()}
     return module(x, [ms.Tensor(part) for part in boxes], shapes).asnumpy()

@@ -13,8 +13,8 @@ from ms2torch_roi import levels
 
 pytest.importorskip("mindspore")
 
-from ms2torch_roi import MultiScaleRoIAlign  # noqa: E402 (it takes MindSpore)
-from ms2torch_roi.mindspore import extractors  # noqa: E402
+from ms2torch_roi import MultiScaleRoIAlign
+from ms2torch_roi.mindspore import extractors
 
 
 @pytest.mark.parametrize(

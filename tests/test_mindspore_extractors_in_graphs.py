@@ -9,7 +9,7 @@ from pyramids import BOXES, FEATURES, NAMES, SHAPES, in_mindspore, in_torchvisio
 
 pytest.importorskip("mindspore")
 
-from ms2torch_roi import MultiScaleRoIAlign  # noqa: E402 (it takes MindSpore)
+from ms2torch_roi import MultiScaleRoIAlign
 
 
 @pytest.mark.parametrize("arguments", [(NAMES, (3, 5), 2), (["2"], 4, 2), (["0", "2"], 4, 1)])
