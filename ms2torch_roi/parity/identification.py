@@ -235,12 +235,12 @@ def _explaining(findings: Sequence[Finding]) -> list[Finding]:
 
 def explanation(call: Call) -> str:
     """Say in a sentence which other device's rule than the case's has the values of a call, or nothing."""
-    tried = identify([call])
-    names = [finding.hypothesis.name for finding in _explaining(tried.outputs)]
+    found = [finding.hypothesis for finding in _explaining(identify([call]).outputs)]
+    names = [one.name for one in found]
     asked = getattr(call.case, "rule", "")
-    if not names or asked in names:
+    if not names or ("cpu" if asked == "gpu" else asked) in names:  # which are the same
         return ""
-    named = [finding.hypothesis.name for finding in _explaining(tried.outputs) if finding.hypothesis.is_named]
+    named = [one.name for one in found if one.is_named]
     if not named:
         return f"MindSpore's values are those of {joined(names, 'or')}."
     return f"MindSpore's values are those of rule={joined([repr(name) for name in named], 'or')}, not of {asked!r}."
@@ -277,7 +277,7 @@ def _try_outputs(
         finding.identical &= bool(same_bits(expected, recorded[rows]).all())
         worst = int((difference - bound * largest).argmax())
         if difference[worst] > bound[worst] * largest:
-            what = _kind_of_box(case, int(rows[worst]), samples, worst)
+            what = _kind_of_box(case, int(rows[worst]))
             finding.refuted[case.name] = Refutation(float(difference[worst]), int(rows[worst]), what)
         else:
             finding.explained.append(case.name)
@@ -388,7 +388,7 @@ def _largest(values: NDArray) -> float:
     return float(np.abs(np.where(np.isfinite(values), values, 0)).max(initial=0))
 
 
-def _kind_of_box(case: MindSporeCase, row: int, samples: Samples, placed: int) -> str:
+def _kind_of_box(case: MindSporeCase, row: int) -> str:
     """Say in a few words what is particular about a box."""
     index, *corners = case.rois[row].astype(np.float64)
     if index != np.trunc(index):

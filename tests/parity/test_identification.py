@@ -58,7 +58,7 @@ def test_kernels_without_a_rule_are_named_as_what_they_are(one):
 
 def of_hypothesis(one, count):
     """Return calls as a kernel without a rule gives them."""
-    from ms2torch_roi.parity.rules import in_dtype, pool
+    from ms2torch_roi.parity.rules import pool
 
     found = []
     for number in range(count):
@@ -68,7 +68,6 @@ def of_hypothesis(one, count):
         placed = identification._placed(one, case, np.ones(case.output_shape))
         with np.errstate(all="ignore"):
             output = pool(placed.samples, case.features, case.pooled)
-        assert in_dtype(one.outputs[0], "float32")
         found.append(Call(case=case, output=output, device="Ascend"))
     return found
 
@@ -131,6 +130,14 @@ def test_what_rounding_can_turn_over_tells_nothing():
         assert not identification._placed(static, case, np.ones((1, 1, 1, 1))).telling.any()
         exact = replace(case, rois=np.array([[0, 2.0, 2.0, 14.0, 14.0]], np.float32), sample_num=1)
         assert identification._placed(static, exact, np.ones((1, 1, 1, 1))).telling.all()
+
+
+def test_the_explanation_of_a_call_takes_gpu_and_cpu_for_the_same():
+    (call,) = recorded("cpu", [2])
+    for asked, said in (("gpu", False), ("cpu", False), ("ascend-950", True)):
+        asked_for = replace(call, case=replace(call.case, rule=asked))
+        assert ("rule='cpu', not of 'ascend-950'" in identification.explanation(asked_for)) == said
+        assert bool(identification.explanation(asked_for)) == said
 
 
 def test_errors_and_calls_of_torchvision_are_left_out():
