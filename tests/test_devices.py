@@ -241,6 +241,17 @@ def test_the_published_gradient_is_that_of_mode_1():
         )
 
 
+def test_the_published_gradient_of_aclnn_is_that_of_mode_0_and_not_of_mode_1():
+    of_output = torch.tensor([[4.5, 6.5, 8.5], [16.5, 18.5, 20.5], [28.5, 30.5, 32.5]]).reshape(1, 1, 3, 3)
+    for rule in params.MODES:
+        for mode in (0, 1):
+            features = torch.zeros(1, 1, 6, 6, requires_grad=True)
+            module = ROIAlign(3, 3, 0.25, 2, 0, backward_rule=rule, backward_roi_end_mode=mode)
+            module(features, torch.tensor([[0.0, -2, -2, 22, 22]])).backward(of_output)
+            published = [[1.125, 1.125, 1.625, 1.625, 2.125, 2.125]] * 2
+            assert np.allclose(features.grad[0, 0, :2], published, rtol=1e-5) == (mode == 0), (rule, mode)
+
+
 def test_params_and_rules_name_the_same_devices():
     assert {device: len(modes) for device, modes in rules.DEVICES.items()} == params.MODES
     assert {device: len(modes) for device, modes in rules.GRADIENTS.items()} == params.MODES
