@@ -140,13 +140,17 @@ def identify(calls: Iterable[Call], allowed: float | None = None) -> Tried:
     of_gradients = [Finding(one) for one in hypotheses() if one.gradient]
     tried = Tried([Finding(one) for one in hypotheses()], of_gradients, left_out=0, kinds={})
     for call in calls:
-        if not isinstance(call.case, MindSporeCase) or call.output is None:
+        case, output = call.case, call.output
+        if not isinstance(case, MindSporeCase) or output is None:
             tried = tried._replace(left_out=tried.left_out + 1)
             continue
-        tried.kinds[call.case.name] = _kind_of_call(call.case)
-        _try_outputs(call, call.case, call.output, tried.outputs, allowed)
+        kind = _kind_of_call(case)
+        if case.name in tried.kinds:  # another folder of the same name
+            case = replace(case, name=f"{case.name} ({len(tried.kinds) + 1})")
+        tried.kinds[case.name] = kind
+        _try_outputs(case, output, tried.outputs, allowed)
         if call.output_gradient is not None and call.features_gradient is not None:
-            _try_gradients(call, call.case, tried.gradients, allowed)
+            _try_gradients(case, call.output_gradient, call.features_gradient, tried.gradients, allowed)
     return tried
 
 
@@ -246,9 +250,7 @@ def explanation(call: Call) -> str:
     return f"MindSpore's values are those of rule={joined([repr(name) for name in named], 'or')}, not of {asked!r}."
 
 
-def _try_outputs(
-    call: Call, case: MindSporeCase, output: NDArray, findings: list[Finding], allowed: float | None
-) -> None:
+def _try_outputs(case: MindSporeCase, output: NDArray, findings: list[Finding], allowed: float | None) -> None:
     features = case.features[:, :_CHANNELS]
     recorded = flushed(output[:, :_CHANNELS])
     largest = _largest(case.features)
@@ -284,12 +286,15 @@ def _try_outputs(
             finding.residual = max(finding.residual, float(difference.max()) / (largest or 1))
 
 
-def _try_gradients(call: Call, case: MindSporeCase, findings: list[Finding], allowed: float | None) -> None:
-    assert call.output_gradient is not None
-    assert call.features_gradient is not None
-    of_output = call.output_gradient[:, :_CHANNELS]
-    recorded = call.features_gradient[:, :_CHANNELS]
-    largest = _largest(call.features_gradient)
+def _try_gradients(
+    case: MindSporeCase,
+    output_gradient: NDArray,
+    features_gradient: NDArray,
+    findings: list[Finding],
+    allowed: float | None,
+) -> None:
+    of_output, recorded = output_gradient[:, :_CHANNELS], features_gradient[:, :_CHANNELS]
+    largest = _largest(features_gradient)
     for finding in findings:
         assert finding.hypothesis.gradient is not None
         as_output = replace(finding.hypothesis, outputs=[finding.hypothesis.gradient] * 4)

@@ -140,6 +140,12 @@ def test_the_explanation_of_a_call_takes_gpu_and_cpu_for_the_same():
         assert bool(identification.explanation(asked_for)) == said
 
 
+def test_calls_of_one_name_are_counted_each():
+    tried = identify([*recorded("cpu", [2]), *recorded("ascend-static", [2]), *recorded("cpu", [2])])
+    by_name = {finding.hypothesis.name: finding for finding in tried.outputs}
+    assert len(tried.kinds) == len({*by_name["cpu"].explained}) + len(by_name["cpu"].refuted) == 3
+
+
 def test_errors_and_calls_of_torchvision_are_left_out():
     wrong = replace(cases.random_case(0, 0), raises=RuntimeError)
     tried = identify([Call(case=wrong, output=None), *recorded("cpu", range(9))])
