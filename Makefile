@@ -36,16 +36,17 @@ golden: .venv/.installed
 matrix: .venv/.installed
 	$(BIN)/python tools/matrix.py --write
 
-# torch and torchvision are resolved together, so that torchvision's own pin chooses torch.
+# torch and torchvision are resolved together, so that torchvision's own pin chooses torch. Bytecode is compiled here, once
+# for the hundreds of processes that the tests start, which may not write it.
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]'
 	touch $@
 
 .venv-without-mindspore/.installed: pyproject.toml .venv/.installed
 	$(PYTHON) -m venv .venv-without-mindspore
-	$(BIN)/uv pip install --quiet --python .venv-without-mindspore/bin/python --editable '.[torch,cli,test]' 'numpy>=2'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-without-mindspore/bin/python --editable '.[torch,cli,test]' 'numpy>=2'
 	touch $@
 
 clean:
