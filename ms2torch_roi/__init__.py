@@ -7,6 +7,7 @@
     from ms2torch_roi import reference           # both operators in NumPy
     from ms2torch_roi import record              # record the calls that a model makes, to replay them elsewhere
     from ms2torch_roi import assert_parity       # assert that a call has the same bits in both
+    from ms2torch_roi import compare             # the outputs of a whole head or model, and where they part
 
 Nothing here imports a framework; each name imports the one it runs on when it is first used.
 """
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .mindspore import RoIAlign, roi_align
     from .mindspore.extractors import MultiScaleRoIAlign
     from .parity.assertions import assert_parity
+    from .parity.comparison import compare
     from .parity.recording import record
     from .torch import ROIAlign
     from .torch.extractors import SingleRoIExtractor
@@ -35,13 +37,14 @@ if TYPE_CHECKING:  # otherwise those that can be had, see __getattr__
         "RoIAlign",
         "SingleRoIExtractor",
         "assert_parity",
+        "compare",
         "record",
         "reference",
         "roi_align",
     ]
 
 # Public function: module that holds it.
-_FUNCTIONS = {"assert_parity": "parity.assertions", "record": "parity.recording"}
+_FUNCTIONS = {"assert_parity": "parity.assertions", "compare": "parity.comparison", "record": "parity.recording"}
 
 # Public name: module that holds it, the packages that module runs on, the extra that installs them.
 _FRAMEWORK_NAMES = {

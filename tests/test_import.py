@@ -104,7 +104,9 @@ def test_everything_that_can_be_had_is_imported_where_a_framework_is_missing(abs
         + "names = {}\nexec('from ms2torch_roi import *', names)\nprint(sorted(set(names) - {'__builtins__'}))"
     )
     result = run_python(code)
-    assert result.stdout.strip() == str(sorted({"assert_parity", "record", "reference", *names})), result.stderr
+    assert result.stdout.strip() == str(sorted({"assert_parity", "compare", "record", "reference", *names})), (
+        result.stderr
+    )
 
 
 def test_extras_named_in_errors_exist():

@@ -127,7 +127,7 @@ def judge(
         return f"rois row {row} ({', '.join(map(str, case.rois[row]))}), channel {at[1]}, bin ({at[2]}, {at[3]})"
 
     return verdict(
-        **_compare(flushed(expected[rows]), flushed(actual[rows]), tolerance, describe),
+        **compare_values(flushed(expected[rows]), flushed(actual[rows]), tolerance, describe),
         left_out={case.undefined_reason: int(undefined.sum())} if undefined.any() else {},
     )
 
@@ -159,7 +159,7 @@ def judge_gradient(
         return f"gradient for image {at[0]}, channel {at[1]}, cell ({at[2]}, {at[3]})"
 
     return verdict(
-        **_compare(
+        **compare_values(
             flushed(expected), flushed(actual), tolerance, describe, of_no_account=share * float(finite.max(initial=0))
         )
     )
@@ -199,14 +199,14 @@ def _judge_types(expected: NDArray, actual: NDArray) -> str:
     return ""
 
 
-def _compare(
+def compare_values(
     expected: NDArray,
     actual: NDArray,
     tolerance: Tolerance,
     describe: Callable[[Sequence[int]], str],
     of_no_account: float = 0.0,
 ) -> dict[str, Any]:
-    """Return what a Verdict says of two arrays of the same shape (rows, channels, height, width)."""
+    """Return what a Verdict says of two arrays of one shape; the heat map is of (rows, channels, height, width)."""
     different = ~same_bits(expected, actual)
     distance = np.zeros(expected.shape)
     with np.errstate(invalid="ignore"):
@@ -227,7 +227,7 @@ def _compare(
         "allowed": tolerance.max_differing,
         "largest_difference": float(distance.max(initial=0)),
         "first": first,
-        "heat_map": _heat_map(distance.max((0, 1))) if different.any() else [],
+        "heat_map": _heat_map(distance.max((0, 1))) if different.any() and expected.ndim == 4 else [],
     }
 
 

@@ -1,0 +1,208 @@
+"""``compare``: whole heads in both frameworks, rows that mean nothing, rois on another level, where they part."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from ms2torch_roi import ROIAlign, SingleRoIExtractor, compare
+from ms2torch_roi.parity.comparison import OTHER_LEVEL, UNSTEADY, UNWRITTEN
+
+STRIDES = [4, 8]
+ROI_LAYER = {"out_size": 3, "sample_num": 2}
+RNG = np.random.default_rng(0)
+FEATURES = [RNG.standard_normal((2, 5, 320 // stride, 320 // stride)).astype(np.float32) for stride in STRIDES]
+WEIGHT = (RNG.standard_normal((45, 7)) / 7).astype(np.float32)
+BOXES = RNG.uniform((20, 30, 60, 70), (60, 70, 250, 300), (2, 6, 4)).astype(np.float32)
+BOXES[:, 4:] = 0  # padding
+ROIS = np.concatenate((np.repeat([[0], [1]], 6, 0), BOXES.reshape(-1, 4)), 1).astype(np.float32)
+PADDED = (4, 5, 10, 11)
+# The layer behind the pooling adds up in another order in each framework.
+ATOL = {"atol": 1e-4}
+
+
+def torch_head(pool=None, scores=lambda pooled, weight: pooled.flatten(1) @ weight):
+    pool = pool or SingleRoIExtractor(ROI_LAYER, 5, STRIDES)
+    pooled = pool(torch.from_numpy(ROIS), *map(torch.from_numpy, FEATURES))
+    scores = scores(pooled, torch.from_numpy(WEIGHT))
+    return {"pooled": pooled, "scores": scores, "best": [scores.reshape(2, 6, 7).amax((1, 2))]}
+
+
+@pytest.fixture(scope="module")
+def mindspore_head(ms):
+    import mindspore_extractors
+
+    pool = mindspore_extractors.ModelZoo({"roi_sample_num": 6, "mode": 1}, ROI_LAYER, 5, [*STRIDES, 16, 32], 2)
+    features = [*FEATURES, *(np.zeros((2, 5, 20, 20), np.float32) for _ in range(2))]
+
+    def head(rois=ROIS, drop=False):
+        pooled = pool(ms.Tensor(rois), *map(ms.Tensor, features))
+        scores = ms.ops.matmul(pooled.reshape(len(rois), -1), ms.Tensor(WEIGHT))
+        if drop:
+            scores = scores * ms.Tensor(np.arange(7) != np.random.default_rng().integers(3, 7), ms.float32)
+        return {"pooled": pooled, "scores": scores, "best": [scores.reshape(2, 6, 7).max(axis=(1, 2))]}
+
+    return head
+
+
+@pytest.mark.needs_mindspore
+def test_a_head_is_the_same_but_for_the_rows_of_padding(mindspore_head):
+    comparison = compare(mindspore_head, torch_head, **ATOL)
+    assert comparison.passed, comparison
+    assert comparison.parts_at is None
+    pooled, scores, best = comparison.outputs
+    assert [pooled.values, scores.values, pooled.differing] == [8 * 45, 8 * 7, 0]
+    assert comparison.left_out["pooled"] == comparison.left_out["scores"] == {UNWRITTEN: PADDED}
+    assert str(comparison).startswith(f"THE SAME: {pooled.values + scores.values + best.values} values of 3 outputs.")
+    assert f"scores: 56 values, all the same\n    not compared: rows 4, 5, 10, 11, which {UNWRITTEN}" in str(comparison)
+
+
+@pytest.mark.needs_mindspore
+def test_what_depends_on_padding_is_found_wherever_it_stands(mindspore_head, monkeypatch):
+    """The largest score of an image may be one of padding, whose row is random."""
+    monkeypatch.setitem(globals(), "WEIGHT", WEIGHT * 0)
+    assert compare(mindspore_head, torch_head).left_out["best[0]"] == {}
+    monkeypatch.undo()
+    rois = ROIS.copy()
+    rois[:6, 1:] += 4  # only the second image has padding
+    comparison = compare(
+        functools.partial(mindspore_head, rois), {**torch_head(), "pooled": np.zeros((12, 5, 3, 3), "f")}
+    )
+    assert comparison.left_out["best[0]"] == {UNWRITTEN: (1,)}
+
+
+@pytest.mark.needs_mindspore
+def test_with_the_rois_arrays_are_compared_as_well(mindspore_head):
+    comparison = compare(mindspore_head(), torch_head(), rois=ROIS, **ATOL)
+    assert [output.passed for output in comparison.outputs[:2]] == [True, True]
+    assert comparison.left_out == {"pooled": {UNWRITTEN: PADDED}, "scores": {UNWRITTEN: PADDED}, "best[0]": {}}
+
+
+@pytest.mark.needs_mindspore
+@pytest.mark.parametrize("graph", [False, True])
+def test_in_graph_mode_the_rois_are_needed(ms, mindspore_head, graph):
+    rois = ms.Tensor(BOXES)
+    ms.set_context(mode=ms.GRAPH_MODE if graph else ms.PYNATIVE_MODE)
+    try:
+        comparison = compare(mindspore_head, torch_head, rois=rois, **ATOL)
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+    assert comparison.left_out["pooled"] == {UNWRITTEN: PADDED}
+    assert comparison.outputs[1].passed
+
+
+@pytest.mark.needs_mindspore
+def test_they_part_where_the_port_is_wrong(mindspore_head):
+    def wrong_pool(rois, *features):
+        level = SingleRoIExtractor(ROI_LAYER, 5, STRIDES).map_roi_levels(rois)[:, None, None, None]
+        pooled = [torchvision.ops.roi_align(f, rois, 3, 1 / s, 2, True) for f, s in zip(features, STRIDES, strict=True)]
+        return torch.where(level == 0, *pooled)
+
+    def wrong_scores(pooled, weight):
+        return pooled.flatten(1).roll(1, 1) @ weight
+
+    comparison = compare(mindspore_head, functools.partial(torch_head, wrong_pool), **ATOL)
+    assert not comparison.passed
+    assert comparison.parts_at == "pooled"
+    assert str(comparison).startswith(
+        "DIFFERENT: they part at pooled, and 2 of 3 outputs differ.\n  pooled: 360 of 360 "
+    )
+    comparison = compare(mindspore_head, functools.partial(torch_head, scores=wrong_scores), rois=ROIS, **ATOL)
+    assert comparison.parts_at == "scores"
+    row = f"({', '.join(map(str, ROIS[0, 1:]))})"
+    assert f"    roi 0 {row}, at [0, 0]: expected " in str(comparison)
+
+
+@pytest.mark.needs_mindspore
+def test_rois_on_another_level_are_named_and_the_rest_is_compared(mindspore_head):
+    pool = SingleRoIExtractor(ROI_LAYER, 5, STRIDES)
+    other = SingleRoIExtractor(ROI_LAYER, 5, STRIDES, finest_scale=70)
+    both = tuple(extractor.map_roi_levels(torch.from_numpy(ROIS)) for extractor in (pool, other))
+    moved = tuple(np.flatnonzero(both[0] != both[1]).tolist())
+    assert 0 < len(moved) < 8
+    head = functools.partial(torch_head, other)
+    assert compare(mindspore_head, head, **ATOL).parts_at == "pooled"
+    comparison = compare(mindspore_head, head, rois=ROIS, levels=both, **ATOL)
+    assert comparison.parts_at == "levels"
+    assert not comparison.passed
+    assert comparison.outputs[1].passed
+    assert comparison.left_out["scores"] == {UNWRITTEN: PADDED, OTHER_LEVEL: moved}
+    row = f"({', '.join(map(str, ROIS[moved[0], 1:]))})"
+    assert f"    roi {moved[0]} {row}: level 1, and in actual 0\n" in str(comparison)
+
+
+@pytest.mark.needs_mindspore
+def test_what_differs_from_run_to_run_for_another_reason_is_not_laid_on_padding(mindspore_head):
+    results = [compare(functools.partial(mindspore_head, drop=True), torch_head, **ATOL) for _ in range(8)]
+    assert any(UNSTEADY in result.left_out["scores"] for result in results)
+    assert all(result.left_out["pooled"] == {UNWRITTEN: PADDED} for result in results)
+
+
+@pytest.mark.needs_mindspore
+def test_a_model_without_padding_is_run_once_and_left_as_it_is(ms, mindspore_head):
+    runs = []
+
+    def head():
+        runs.append(1)
+        return mindspore_head(ROIS + np.array([0, 1, 1, 1, 1], np.float32))
+
+    call = ms.ops.ROIAlign.__call__
+    compare(head, torch_head)
+    assert (len(runs), ms.ops.ROIAlign.__call__) == (1, call)
+    assert "__call__" not in vars(ms.ops.ROIAlign)
+
+
+def test_a_port_of_torchs_is_compared_bit_by_bit():
+    features, rois = torch.from_numpy(FEATURES[0]), torch.from_numpy(ROIS)
+    pooled = ROIAlign(3, 3, 0.25)(features, rois)
+    assert compare(pooled.half().numpy(), pooled.half()).passed
+    assert compare(pooled.bfloat16(), pooled.bfloat16().float()).passed
+    comparison = compare((pooled, 1.5), [pooled + 0.5, 1.5])
+    assert [output.differing for output in comparison.outputs] == [pooled.numel(), 0]
+    assert comparison.parts_at == "[0]"
+
+
+def test_integers_are_compared_by_value_and_floats_of_another_dtype_are_not():
+    assert compare(np.arange(3, dtype=np.int32), torch.arange(3)).passed
+    assert str(compare(np.zeros(3, np.float16), torch.zeros(3))).endswith("output: expected is float16, actual float32")
+    assert str(compare(np.zeros((3, 1)), np.zeros(3))).endswith("expected has shape (3, 1), actual (3,)")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named", "error", "message"),
+    [
+        (({"a": [0.0]}, {"b": [0.0]}), {}, ValueError, r"expected has the outputs a\[0\], actual has b\[0\]"),
+        (([0.0, 0.0], [0.0]), {}, ValueError, r"expected has the outputs \[0\], \[1\], actual has \[0\]"),
+        (({"a": "text"}, {"a": 0.0}), {}, TypeError, "expected a must be an array, or a list, tuple or dict of such"),
+        ((0.0, None), {}, TypeError, "actual must be an array"),
+        ((0.0, 0.0), {"rois": np.zeros(5)}, ValueError, r"rois must be \(K, 5\), \(K, 4\) or \(N, R, 4\), got \(5,\)"),
+        ((0.0, 0.0), {"rois": np.zeros((2, 3))}, ValueError, r"got \(2, 3\)"),
+        ((0.0, 0.0), {"levels": ([0], [0])}, TypeError, "levels must be an array"),
+        ((0.0, 0.0), {"levels": (np.zeros(1), np.zeros(1))}, ValueError, "two for each roi, got 1, 1 and no rois"),
+        (
+            (0.0, 0.0),
+            {"levels": (np.zeros(1), np.zeros(2)), "rois": np.zeros((2, 5))},
+            ValueError,
+            "got 1, 2 and 2 rois",
+        ),
+        ((0.0, 0.0), {"atol": "1"}, TypeError, "atol must be a number"),
+    ],
+)
+def test_bad_arguments_are_named(inputs, named, error, message):
+    with pytest.raises(error, match=message):
+        compare(*inputs, **named)
+
+
+@pytest.mark.parametrize("rois", [np.zeros((3, 5)), np.zeros((3, 4)), np.zeros((1, 3, 4)), [np.zeros((3, 4))]])
+def test_rois_of_every_form(rois):
+    comparison = compare(np.ones((3, 2)), np.zeros((3, 2)), rois=rois)
+    assert comparison.left_out["output"] == {UNWRITTEN: (0, 1, 2)}
+    assert comparison.outputs[0].values == 0
+
+
+@pytest.mark.parametrize("rois", [np.zeros((0, 5)), []])
+def test_no_rois(rois):
+    assert compare(np.ones((0, 2)), np.ones((0, 2)), rois=rois).passed
+    assert not compare(np.ones((1, 2)), np.zeros((1, 2)), rois=rois).passed
