@@ -32,7 +32,7 @@ bench: .venv/.installed
 golden: .venv/.installed
 	$(BIN)/python tools/golden.py
 
-# Both frameworks in all supported versions, each in an environment of its own, into MAPPING.md: an hour or two.
+# Both frameworks in all supported versions, each in an environment of its own, into EVIDENCE.md: an hour or two.
 matrix: .venv/.installed
 	$(BIN)/python tools/matrix.py --write
 

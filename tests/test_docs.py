@@ -15,27 +15,62 @@ from ms2torch_roi.commands.check import CASES_FOR_A_WORKLOAD
 from ms2torch_roi.parity import cases
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "MAPPING.md", "CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "benchmarks/README.md"]
+PAGES = [
+    "README.md",
+    "MAPPING.md",
+    "EVIDENCE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "ARCHITECTURE.md",
+    "benchmarks/README.md",
+]
 
 
 def _text(page):
     return (ROOT / page).read_text()
 
 
-def test_mapping_names_tests_that_exist():
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _text("MAPPING.md"))
-    assert len(named) > 40
+def test_evidence_names_tests_that_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _text("EVIDENCE.md"))
+    assert len(named) > 300
     missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in _text(file)]
     assert not missing
 
 
-def test_every_row_of_mapping_names_a_test():
-    tables = re.findall(r"^\|.*\| Test \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", _text("MAPPING.md"), re.MULTILINE)
-    rows = [row for table in tables for row in table.splitlines()]
-    assert len(rows) > 45
+def _tables(page, last_header):
+    """Return the rows of each table of a page, after the group of the expression for its last header, if there is one."""
+    found = re.findall(rf"^\|.*\| {last_header} \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", _text(page), re.MULTILINE)
+    # And every table has that header.
+    assert len(found) == len(re.findall(r"^\|[-|]+\|$", _text(page), re.MULTILINE))
+    return found
+
+
+def test_every_row_of_evidence_names_a_test():
+    rows = [row for table in _tables("EVIDENCE.md", "Test") for row in table.splitlines()]
+    assert len(rows) > 200
     assert [row for row in rows if "`tests/" not in row] == []
-    # And every table has that column.
-    assert len(tables) == len(re.findall(r"^\|[-|]+\|$", _text("MAPPING.md"), re.MULTILINE))
+
+
+def _chapter(page, anchor):
+    _, *chapters = re.split(r"^#+ (.*)\n", _text(page), flags=re.MULTILINE)
+    (text,) = (text for title, text in zip(chapters[::2], chapters[1::2], strict=True) if _anchor(title) == anchor)
+    return text
+
+
+def test_every_row_of_mapping_has_its_number_in_evidence():
+    used = []
+    for anchor, table in _tables("MAPPING.md", r"\[Test\]\(EVIDENCE\.md#([\w-]+)\)"):
+        numbers = [re.search(r"\| ([A-Z]\d+) \|$", row) for row in table.splitlines()]
+        assert all(numbers), table
+        named = re.findall(r"^\| ([A-Z]\d+) \|", _chapter("EVIDENCE.md", anchor), re.MULTILINE)
+        assert {number[1] for number in numbers} <= {*named}, table
+        used += [number[1] for number in numbers]
+    assert len(used) > 180
+    # No number is there twice, or for nothing.
+    named = re.findall(r"^\| ([A-Z]\d+) \|", _text("EVIDENCE.md"), re.MULTILINE)
+    assert len(named) == len({*named})
+    in_prose = re.findall(r"\(([A-Z]\d+)\)", _text("MAPPING.md"))
+    assert {*named} == {*used, *in_prose}
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", _text("README.md"), re.DOTALL)
@@ -130,7 +165,15 @@ def test_slow_tests_exist():
             assert any(part in case.name for case in EDGE_CASES), part
 
 
+def _anchor(title):
+    """Return the anchor that a heading of Markdown has."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", _text(page)):
-        assert (ROOT / page).parent.joinpath(link).exists(), link
+    for link, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", _text(page)):
+        target = (ROOT / page).parent / link if link else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in map(_anchor, re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)), (link, anchor)
