@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: check quick test test-without-mindspore lint bench golden matrix clean
+.PHONY: check quick test test-without-mindspore lint package bench golden matrix clean
 
 check: .venv/.installed
 	$(BIN)/ms2torch-roi check
@@ -22,6 +22,12 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The archives as they would be published, into dist.
+package: .venv/.installed
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
 
 # Five minutes; all cases with: .venv/bin/python benchmarks/speed.py --all
 bench: .venv/.installed
