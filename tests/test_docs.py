@@ -1,12 +1,15 @@
 """What the pages claim: their examples run, the tests and commands they name exist."""
 
+import importlib
+import importlib.metadata
 import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import EDGE_CASES
+from helpers import EDGE_CASES, assert_same_bits
 from slow_tests import SLOW
 from torchvision.ops import roi_align
 
@@ -38,7 +41,7 @@ def test_evidence_names_tests_that_exist():
 
 
 def _tables(page, last_header):
-    """Return the rows of each table of a page, after the group of the expression for its last header, if there is one."""
+    """Return the rows of each table of a page, after the group of the expression for its last header."""
     found = re.findall(rf"^\|.*\| {last_header} \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", _text(page), re.MULTILINE)
     # And every table has that header.
     assert len(found) == len(re.findall(r"^\|[-|]+\|$", _text(page), re.MULTILINE))
@@ -133,10 +136,38 @@ def test_commands_of_make_exist():
         assert {*named} <= targets, page
 
 
-def test_readme_begins_with_how_to_see_it_work():
-    first_screen = _text("README.md").splitlines()[:16]
+def test_readme_begins_with_each_reader_and_how_to_see_it_work():
+    first_screen = _text("README.md").splitlines()[:22]
     assert any(line.startswith("$ make check") for line in first_screen)
     assert any(line.startswith("$ make test") for line in first_screen)
+    readers = [re.findall(r"`([^`]+)`", line) for line in first_screen if line.startswith("| [")]
+    assert len(readers) == 5
+    for install, command in readers:
+        (extras,) = re.fullmatch(r"pip install '\.\[([\w,]+)\]'", install).groups()
+        assert {*extras.split(",")} <= {*importlib.metadata.metadata("ms2torch-roi").get_all("Provides-Extra")}
+        assert f"\n$ {command}" in _text("README.md") or f" {command}\n" in _text("README.md"), command
+    # Frameworks of several GB are spoken of after the way to go without.
+    assert _text("README.md").index("pip install") < _text("README.md").index(" GB ")
+
+
+@pytest.mark.needs_mindspore
+def test_readmes_head_has_the_same_bits_before_and_after(tmp_path, monkeypatch):
+    import mindspore
+
+    (lines,) = (block.splitlines() for block in re.findall(r"```diff\n(.*?)```", _text("README.md"), re.DOTALL))
+    for name, sign in (("before", "-"), ("after", "+")):
+        text = "\n".join(line[1:] for line in lines if line.startswith((" ", sign)))
+        (tmp_path / f"readme_{name}.py").write_text(text + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = importlib.import_module("readme_before").MaskHead()
+    after = importlib.import_module("readme_after").MaskHead()
+    assert sum(parameter.numel() for parameter in after.parameters()) == 256 * 256 * 9 + 256
+    features = np.random.default_rng(0).standard_normal((1, 256, 24, 30), np.float32)
+    rois = np.float32([[0, 16, 20, 200, 120], [0, 30, 40, 33, 42]])
+    pooled = before.pool(mindspore.Tensor(features), mindspore.Tensor(rois)).asnumpy()
+    assert_same_bits(after.pool(torch.from_numpy(features), torch.from_numpy(rois)).numpy(), pooled)
+    assert after(torch.from_numpy(features), torch.from_numpy(rois)).shape == (2, 256, 14, 14)
+    assert before(mindspore.Tensor(features), mindspore.Tensor(rois)).shape == (2, 256, 14, 14)
 
 
 def test_architecture_names_every_file_of_the_package_and_no_other():
