@@ -26,6 +26,7 @@ PAGES = [
     "CONTRIBUTING.md",
     "ARCHITECTURE.md",
     "benchmarks/README.md",
+    *(f"reports/{path.name}" for path in sorted((ROOT / "reports").glob("*.md"))),
 ]
 
 
