@@ -209,3 +209,16 @@ def test_links_lead_somewhere(page):
         assert target.exists(), link
         if anchor:
             assert anchor in map(_anchor, re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)), (link, anchor)
+
+
+def test_the_changelog_is_in_the_form_of_keep_a_changelog():
+    title, *versions = re.split(r"^## ", _text("CHANGELOG.md"), flags=re.MULTILINE)
+    assert title.startswith("# Changelog\n")
+    kinds = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    for number, version in enumerate(versions):
+        released = re.match(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d\n", version)
+        assert released or (number == 0 and version.startswith("[Unreleased]\n")), version.splitlines()[0]
+        found = re.findall(r"^### (.*)$", version, re.MULTILINE)
+        assert found == [kind for kind in kinds if kind in found]
+        blocks = re.split(r"\n\n|^### .*\n", version, flags=re.MULTILINE)[1:]
+        assert all(block.strip().startswith("- ") for block in blocks if block.strip())
