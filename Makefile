@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: check quick test test-without-mindspore lint bench golden matrix clean
+.PHONY: check quick test test-without-mindspore lint package bench golden matrix clean
 
 check: .venv/.installed
 	$(BIN)/ms2torch-roi check
@@ -23,6 +23,12 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The archives as they would be published, into dist.
+package: .venv/.installed
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+
 # Five minutes; all cases with: .venv/bin/python benchmarks/speed.py --all
 bench: .venv/.installed
 	mkdir -p build
@@ -32,7 +38,7 @@ bench: .venv/.installed
 golden: .venv/.installed
 	$(BIN)/python tools/golden.py
 
-# Both frameworks in all supported versions, each in an environment of its own, into MAPPING.md: an hour or two.
+# Both frameworks in all supported versions, each in an environment of its own, into EVIDENCE.md: an hour or two.
 matrix: .venv/.installed
 	$(BIN)/python tools/matrix.py --write
 

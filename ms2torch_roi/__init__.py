@@ -82,12 +82,23 @@ def __getattr__(name: str) -> Any:
 
 
 def how_to_install(extra: str) -> str:
-    """Return a sentence on how the packages of an extra are installed, or why this Python cannot have them."""
+    """Return a sentence on how the packages of an extra are installed, or why this Python cannot have them.
+
+    It names them rather than this package, which may have been installed from anywhere.
+    """
     first, end = _MINDSPORE_PYTHONS
     if extra == "mindspore" and not first <= sys.version_info[:2] < end:
         wheels = f"from CPython {first[0]}.{first[1]} to {end[0]}.{end[1] - 1}"
         return f"MindSpore has wheels {wheels}, and this is Python {sys.version_info[0]}.{sys.version_info[1]}."
-    return f"Install it with: pip install 'ms2torch-roi[{extra}]'"
+    import importlib.metadata
+    import re
+
+    try:
+        requirements = importlib.metadata.requires("ms2torch-roi") or []
+    except importlib.metadata.PackageNotFoundError:  # a folder on the path
+        return f"It comes with the extra '{extra}' of ms2torch-roi."
+    needed = [line.split(";")[0].strip() for line in requirements if re.search(rf"extra == ['\"]{extra}['\"]", line)]
+    return f"Install the extra '{extra}' with: pip install " + " ".join(f"'{requirement}'" for requirement in needed)
 
 
 def _missing(name: str) -> bool:

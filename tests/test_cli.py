@@ -9,6 +9,7 @@ import pytest
 from helpers import run_python, without
 
 import ms2torch_roi
+from ms2torch_roi import how_to_install
 
 RUN = "import sys\nfrom ms2torch_roi.cli import main\nsys.exit(main(sys.argv[1:]))"
 # The mapping that MindSpore's own page suggests: its "aligned" for roi_end_mode.
@@ -158,10 +159,9 @@ def test_check_without_mindspore_fails_with_the_naive_mapping():
 @pytest.mark.parametrize(
     ("package", "message"),
     [
-        ("mindspore", "MindSpore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'"
-                      ", or use --without-mindspore"),
+        ("mindspore", f"MindSpore is not installed. {how_to_install('mindspore')}, or use --without-mindspore"),
         ("torch", "ms2torch_roi.ROIAlign runs on torch and torchvision, but torch is not installed."),
-        ("rich", "rich is not installed. Install it with: pip install 'ms2torch-roi[cli]'"),
+        ("rich", f"rich is not installed. {how_to_install('cli')}"),
     ],
 )  # fmt: skip
 def test_check_that_cannot_run_says_why_in_one_line(package, message):

@@ -1,12 +1,15 @@
 """What the pages claim: their examples run, the tests and commands they name exist."""
 
+import importlib
+import importlib.metadata
 import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import EDGE_CASES
+from helpers import EDGE_CASES, assert_same_bits
 from slow_tests import SLOW
 from torchvision.ops import roi_align
 
@@ -15,27 +18,63 @@ from ms2torch_roi.commands.check import CASES_FOR_A_WORKLOAD
 from ms2torch_roi.parity import cases
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "MAPPING.md", "CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "benchmarks/README.md"]
+PAGES = [
+    "README.md",
+    "MAPPING.md",
+    "EVIDENCE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "ARCHITECTURE.md",
+    "benchmarks/README.md",
+    *(f"reports/{path.name}" for path in sorted((ROOT / "reports").glob("*.md"))),
+]
 
 
 def _text(page):
     return (ROOT / page).read_text()
 
 
-def test_mapping_names_tests_that_exist():
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _text("MAPPING.md"))
-    assert len(named) > 40
+def test_evidence_names_tests_that_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _text("EVIDENCE.md"))
+    assert len(named) > 300
     missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in _text(file)]
     assert not missing
 
 
-def test_every_row_of_mapping_names_a_test():
-    tables = re.findall(r"^\|.*\| Test \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", _text("MAPPING.md"), re.MULTILINE)
-    rows = [row for table in tables for row in table.splitlines()]
-    assert len(rows) > 45
+def _tables(page, last_header):
+    """Return the rows of each table of a page, after the group of the expression for its last header."""
+    found = re.findall(rf"^\|.*\| {last_header} \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", _text(page), re.MULTILINE)
+    # And every table has that header.
+    assert len(found) == len(re.findall(r"^\|[-|]+\|$", _text(page), re.MULTILINE))
+    return found
+
+
+def test_every_row_of_evidence_names_a_test():
+    rows = [row for table in _tables("EVIDENCE.md", "Test") for row in table.splitlines()]
+    assert len(rows) > 200
     assert [row for row in rows if "`tests/" not in row] == []
-    # And every table has that column.
-    assert len(tables) == len(re.findall(r"^\|[-|]+\|$", _text("MAPPING.md"), re.MULTILINE))
+
+
+def _chapter(page, anchor):
+    _, *chapters = re.split(r"^#+ (.*)\n", _text(page), flags=re.MULTILINE)
+    (text,) = (text for title, text in zip(chapters[::2], chapters[1::2], strict=True) if _anchor(title) == anchor)
+    return text
+
+
+def test_every_row_of_mapping_has_its_number_in_evidence():
+    used = []
+    for anchor, table in _tables("MAPPING.md", r"\[Test\]\(EVIDENCE\.md#([\w-]+)\)"):
+        numbers = [re.search(r"\| ([A-Z]\d+) \|$", row) for row in table.splitlines()]
+        assert all(numbers), table
+        named = re.findall(r"^\| ([A-Z]\d+) \|", _chapter("EVIDENCE.md", anchor), re.MULTILINE)
+        assert {number[1] for number in numbers} <= {*named}, table
+        used += [number[1] for number in numbers]
+    assert len(used) > 180
+    # No number is there twice, or for nothing.
+    named = re.findall(r"^\| ([A-Z]\d+) \|", _text("EVIDENCE.md"), re.MULTILINE)
+    assert len(named) == len({*named})
+    in_prose = re.findall(r"\(([A-Z]\d+)\)", _text("MAPPING.md"))
+    assert {*named} == {*used, *in_prose}
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", _text("README.md"), re.DOTALL)
@@ -98,10 +137,38 @@ def test_commands_of_make_exist():
         assert {*named} <= targets, page
 
 
-def test_readme_begins_with_how_to_see_it_work():
-    first_screen = _text("README.md").splitlines()[:16]
+def test_readme_begins_with_each_reader_and_how_to_see_it_work():
+    first_screen = _text("README.md").splitlines()[:22]
     assert any(line.startswith("$ make check") for line in first_screen)
     assert any(line.startswith("$ make test") for line in first_screen)
+    readers = [re.findall(r"`([^`]+)`", line) for line in first_screen if line.startswith("| [")]
+    assert len(readers) == 5
+    for install, command in readers:
+        (extras,) = re.fullmatch(r"pip install '\.\[([\w,]+)\]'", install).groups()
+        assert {*extras.split(",")} <= {*importlib.metadata.metadata("ms2torch-roi").get_all("Provides-Extra")}
+        assert f"\n$ {command}" in _text("README.md") or f" {command}\n" in _text("README.md"), command
+    # Frameworks of several GB are spoken of after the way to go without.
+    assert _text("README.md").index("pip install") < _text("README.md").index(" GB ")
+
+
+@pytest.mark.needs_mindspore
+def test_readmes_head_has_the_same_bits_before_and_after(tmp_path, monkeypatch):
+    import mindspore
+
+    (lines,) = (block.splitlines() for block in re.findall(r"```diff\n(.*?)```", _text("README.md"), re.DOTALL))
+    for name, sign in (("before", "-"), ("after", "+")):
+        text = "\n".join(line[1:] for line in lines if line.startswith((" ", sign)))
+        (tmp_path / f"readme_{name}.py").write_text(text + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = importlib.import_module("readme_before").MaskHead()
+    after = importlib.import_module("readme_after").MaskHead()
+    assert sum(parameter.numel() for parameter in after.parameters()) == 256 * 256 * 9 + 256
+    features = np.random.default_rng(0).standard_normal((1, 256, 24, 30), np.float32)
+    rois = np.float32([[0, 16, 20, 200, 120], [0, 30, 40, 33, 42]])
+    pooled = before.pool(mindspore.Tensor(features), mindspore.Tensor(rois)).asnumpy()
+    assert_same_bits(after.pool(torch.from_numpy(features), torch.from_numpy(rois)).numpy(), pooled)
+    assert after(torch.from_numpy(features), torch.from_numpy(rois)).shape == (2, 256, 14, 14)
+    assert before(mindspore.Tensor(features), mindspore.Tensor(rois)).shape == (2, 256, 14, 14)
 
 
 def test_architecture_names_every_file_of_the_package_and_no_other():
@@ -130,7 +197,28 @@ def test_slow_tests_exist():
             assert any(part in case.name for case in EDGE_CASES), part
 
 
+def _anchor(title):
+    """Return the anchor that a heading of Markdown has."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", _text(page)):
-        assert (ROOT / page).parent.joinpath(link).exists(), link
+    for link, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", _text(page)):
+        target = (ROOT / page).parent / link if link else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in map(_anchor, re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)), (link, anchor)
+
+
+def test_the_changelog_is_in_the_form_of_keep_a_changelog():
+    title, *versions = re.split(r"^## ", _text("CHANGELOG.md"), flags=re.MULTILINE)
+    assert title.startswith("# Changelog\n")
+    kinds = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    for number, version in enumerate(versions):
+        released = re.match(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d\n", version)
+        assert released or (number == 0 and version.startswith("[Unreleased]\n")), version.splitlines()[0]
+        found = re.findall(r"^### (.*)$", version, re.MULTILINE)
+        assert found == [kind for kind in kinds if kind in found]
+        blocks = re.split(r"\n\n|^### .*\n", version, flags=re.MULTILINE)[1:]
+        assert all(block.strip().startswith("- ") for block in blocks if block.strip())

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from helpers import without
 
+from ms2torch_roi import how_to_install
 from ms2torch_roi.parity import cases, operators
 from ms2torch_roi.parity.recording import calls
 
@@ -123,10 +124,17 @@ def test_the_parts_of_many_cases_are_put_together(repository):
 
 def test_the_workflow_installs_extras_that_exist_and_pins_its_actions():
     installed = [step["run"] for step in STEPS if step.get("run", "").startswith(INSTALL)]
-    extras = [extra for command in installed for extra in re.findall(r"ms2torch-roi\[(\w+)\]", command)]
+    extras = [extra for command in installed for extra in re.findall(r"\$WHEEL\[(\w+)\]", command)]
     assert len(extras) == len(installed) == len(JOBS)
     assert {*extras} <= {*importlib.metadata.metadata("ms2torch-roi").get_all("Provides-Extra")}
     assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in STEPS if "uses" in step)
+
+
+def test_the_workflow_installs_the_wheel_of_this_version_from_the_repository():
+    version = importlib.metadata.version("ms2torch-roi")
+    assert WORKFLOW["env"]["WHEEL"].endswith(f"/ms2torch_roi-{version}-py3-none-any.whl")
+    for job in JOBS.values():
+        assert job["steps"][0].get("uses", "").startswith("actions/checkout@")
 
 
 def test_reports_are_kept_whatever_they_say():
@@ -140,4 +148,4 @@ def test_the_example_of_a_test_says_what_it_skips_without_mindspore(tmp_path):
     command = [sys.executable, "-m", "pytest", "-rs", "--strict-markers", "-p", "no:cacheprovider"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert "= 2 passed, 1 skipped in " in result.stdout, result.stdout
-    assert "mindspore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'" in result.stdout
+    assert f"mindspore is not installed. {how_to_install('mindspore')}" in result.stdout

@@ -130,7 +130,7 @@ def test_without_matplotlib_a_plot_is_refused_in_one_line_and_the_rest_works(tmp
     assert result.returncode == 2
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
-    assert "matplotlib is not installed. Install it with: pip install 'ms2torch-roi[plot]'" in result.stderr
+    assert "matplotlib is not installed. Install the extra 'plot' with: pip install 'matplotlib>=" in result.stderr
     assert run_python(code, "explain", *DOCUMENTED).returncode == 0
 
 

@@ -1,12 +1,18 @@
+import ast
 import importlib.metadata
 import importlib.resources
 import importlib.util
+import re
+import shlex
 import statistics
+from pathlib import Path
 
 import pytest
 from helpers import run_python, without
 
 import ms2torch_roi
+
+PYPROJECT = (Path(__file__).parent.parent / "pyproject.toml").read_text()
 
 
 def test_import_loads_no_framework():
@@ -38,7 +44,7 @@ def test_missing_framework_names_the_extra(package):
     assert f"ImportError: ms2torch_roi.ROIAlign runs on torch and torchvision, but {package} is not installed" in (
         result.stderr
     )
-    assert "pip install 'ms2torch-roi[torch]'" in result.stderr
+    assert "Install the extra 'torch' with: pip install 'numba>=0.60' 'torch>=" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["RoIAlign", "roi_align"])
@@ -46,7 +52,7 @@ def test_missing_mindspore_names_the_extra_of_the_way_back(name):
     result = run_python(without("mindspore") + f"from ms2torch_roi import {name}")
     assert result.returncode == 1
     assert f"ImportError: ms2torch_roi.{name} runs on mindspore, but mindspore is not installed" in result.stderr
-    assert "pip install 'ms2torch-roi[mindspore]'" in result.stderr
+    assert "Install the extra 'mindspore' with: pip install 'mindspore>=" in result.stderr
 
 
 @pytest.mark.needs_mindspore
@@ -63,9 +69,23 @@ def test_missing_mindspore_names_the_extra():
     result = run_python(
         without("mindspore") + "from ms2torch_roi.parity import operators\noperators.import_mindspore()"
     )
-    assert "ImportError: MindSpore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'" in (
-        result.stderr
-    )
+    assert f"ImportError: MindSpore is not installed. {ms2torch_roi.how_to_install('mindspore')}\n" in result.stderr
+
+
+@pytest.mark.parametrize("extra", ["torch", "mindspore", "cli", "plot", "port"])
+def test_a_hint_installs_what_the_extra_does_and_not_this_package(extra):
+    hint = ms2torch_roi.how_to_install(extra)
+    (listed,) = re.findall(rf"^{extra} = (\[.*\])$", PYPROJECT, re.MULTILINE)
+    named = hint.removeprefix(f"Install the extra '{extra}' with: pip install ")
+    assert sorted(shlex.split(named)) == sorted(ast.literal_eval(listed))
+
+
+def test_where_nothing_is_known_of_the_extras_the_hint_names_it(monkeypatch):
+    def not_found(_):
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "requires", not_found)
+    assert ms2torch_roi.how_to_install("torch") == "It comes with the extra 'torch' of ms2torch-roi."
 
 
 @pytest.mark.parametrize("version", [(3, 9), (3, 13), (3, 14)])

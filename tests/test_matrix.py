@@ -19,10 +19,10 @@ def cells(table):
 
 
 @pytest.fixture
-def mapping(tmp_path, monkeypatch):
-    page = tmp_path / "MAPPING.md"
+def evidence(tmp_path, monkeypatch):
+    page = tmp_path / "EVIDENCE.md"
     page.write_text(f"before\n{matrix.START}an old table\n{matrix.END}\nafter\n")
-    monkeypatch.setattr(matrix, "MAPPING", page)
+    monkeypatch.setattr(matrix, "EVIDENCE", page)
     return page
 
 
@@ -35,7 +35,7 @@ def test_every_version_is_checked_and_the_oldest_with_the_oldest():
 
 
 def test_the_page_has_a_row_for_every_pair():
-    _, _, rest = matrix.MAPPING.read_text().partition(matrix.START)
+    _, _, rest = matrix.EVIDENCE.read_text().partition(matrix.START)
     table, end, _ = rest.partition(matrix.END)
     assert end
     assert [tuple(row[:2]) for row in cells(table)] == list(matrix.version_pairs())
@@ -76,32 +76,32 @@ def test_versions_that_cannot_be_installed_are_a_row_too(monkeypatch):
     assert not row.passed
 
 
-def test_the_table_goes_between_the_markers_and_replaces_the_one_there(mapping):
+def test_the_table_goes_between_the_markers_and_replaces_the_one_there(evidence):
     for rows in ([IDENTICAL, IDENTICAL], [IDENTICAL]):
         table = matrix.as_markdown(rows, DATE)
-        matrix.write_mapping(table)
-        assert mapping.read_text() == f"before\n{matrix.START}{table}{matrix.END}\nafter\n"
+        matrix.write_evidence(table)
+        assert evidence.read_text() == f"before\n{matrix.START}{table}{matrix.END}\nafter\n"
     assert table.startswith("Measured on 2026-01-02 ")
 
 
 @pytest.mark.parametrize("page", ["no markers\n", f"{matrix.START}no end\n", f"{matrix.END}\n{matrix.START}"])
-def test_a_page_without_markers_is_refused_before_anything_is_checked(mapping, page, monkeypatch, capsys):
-    mapping.write_text(page)
+def test_a_page_without_markers_is_refused_before_anything_is_checked(evidence, page, monkeypatch, capsys):
+    evidence.write_text(page)
     monkeypatch.setattr(sys, "argv", ["matrix.py", "--write"])
     monkeypatch.setattr(matrix, "check", lambda *_: pytest.fail("a pair was checked"))
     with pytest.raises(SystemExit, match="2"):
         matrix.main()
-    assert "MAPPING.md has no lines <!-- matrix --> and <!-- /matrix -->" in capsys.readouterr().err
-    assert mapping.read_text() == page
+    assert "EVIDENCE.md has no lines <!-- matrix --> and <!-- /matrix -->" in capsys.readouterr().err
+    assert evidence.read_text() == page
 
 
 @pytest.mark.parametrize(("problem", "status"), [("", 0), ("tests: 1 failed", 1)])
-def test_the_status_is_1_unless_all_are_identical(mapping, problem, status, monkeypatch, capsys):
-    old = mapping.read_text()
+def test_the_status_is_1_unless_all_are_identical(evidence, problem, status, monkeypatch, capsys):
+    old = evidence.read_text()
     monkeypatch.setattr(sys, "argv", ["matrix.py"])
     checked = {pair: matrix.Row(*pair) for pair in matrix.version_pairs()}
     checked["2.8.0", matrix.TORCH_VERSIONS[-1]].problem = problem
     monkeypatch.setattr(matrix, "check", lambda *pair_and_cases: checked[pair_and_cases[:2]])
     assert matrix.main() == status
     assert [tuple(row[:2]) for row in cells(capsys.readouterr().out)] == list(matrix.version_pairs())
-    assert mapping.read_text() == old
+    assert evidence.read_text() == old

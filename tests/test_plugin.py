@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import run_python, without
 
+from ms2torch_roi import how_to_install
 from ms2torch_roi.parity import cases, operators
 from ms2torch_roi.parity.recording import calls
 
@@ -137,9 +138,9 @@ class TestBoth:
     ("packages", "reasons"),
     [
         ((), {}),
-        (("mindspore",), {"mindspore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'": 2}),
-        (("torch",), {"torch is not installed. Install it with: pip install 'ms2torch-roi[torch]'": 2}),
-        (("torchvision",), {"torchvision is not installed. Install it with: pip install 'ms2torch-roi[torch]'": 2}),
+        (("mindspore",), {f"mindspore is not installed. {how_to_install('mindspore')}": 2}),
+        (("torch",), {f"torch is not installed. {how_to_install('torch')}": 2}),
+        (("torchvision",), {f"torchvision is not installed. {how_to_install('torch')}": 2}),
     ],
 )
 def test_marked_tests_are_skipped_with_a_reason_where_the_framework_is_missing(tmp_path, packages, reasons):
@@ -171,7 +172,7 @@ def test_each_recorded_call_is_a_test(tmp_path, recorded):
         ("recorded::call-5.npz", "FAILED"),
     ]
     # Its port is missing, and it must not pass unseen.
-    assert "MindSpore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'" in result.stdout
+    assert f"MindSpore is not installed. {how_to_install('mindspore')}" in result.stdout
     assert "call-2.npz (recorded: MindSpore 2.7.0 on CPU, float32, mode 1, fixed)" in result.stdout
     assert "36 of 36 values differ, by 0.25 at most" in result.stdout
     assert "rois row 0 (0.0, 1.0, 2.0, 14.0, 15.0), channel 0, bin (0, 0): expected" in result.stdout
@@ -252,7 +253,7 @@ def test_calls_whose_port_cannot_run_fail_with_a_reason(tmp_path, case, package,
     result = run_pytest(tmp_path, "--ms2torch-roi-calls", "recorded")
     assert result.returncode == SOME_FAILED, result.stdout
     assert outcomes(result) == {"failed": 1}
-    assert f"{reason} Install it with: pip install 'ms2torch-roi[{package}]'\n" in result.stdout
+    assert f"{reason} {how_to_install(package)}\n" in result.stdout
 
 
 def test_recorded_gradients_of_mindspores_mode_0_pass_with_its_backward_mode(tmp_path):

@@ -1,4 +1,4 @@
-"""Check every supported version of both frameworks, and write what came of it to MAPPING.md.
+"""Check every supported version of both frameworks, and write what came of it to EVIDENCE.md.
 
 Each MindSpore is checked with the newest torch, each minor version of torch (its last patch, with the torchvision made
 for it) with the newest MindSpore, and the oldest of both with each other: every pair in an environment of its own,
@@ -30,7 +30,7 @@ TESTS = {
     "tests/test_golden.py": "test_every_golden_call_replays_to_the_same_bits",
 }
 
-MAPPING = ROOT / "MAPPING.md"
+EVIDENCE = ROOT / "EVIDENCE.md"
 START, END = "<!-- matrix -->\n", "<!-- /matrix -->"
 
 
@@ -130,11 +130,11 @@ def as_markdown(rows: Sequence[Row], date: datetime.date) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_mapping(table: str) -> None:
-    """Put the table between the two markers in MAPPING.md."""
-    before, start, rest = MAPPING.read_text().partition(START)
+def write_evidence(table: str) -> None:
+    """Put the table between the two markers in EVIDENCE.md."""
+    before, start, rest = EVIDENCE.read_text().partition(START)
     _, end, after = rest.partition(END)
-    MAPPING.write_text(f"{before}{start}{table}{end}{after}")
+    EVIDENCE.write_text(f"{before}{start}{table}{end}{after}")
 
 
 def main() -> int:
@@ -142,11 +142,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check every supported version of both frameworks.")
     parser.add_argument("--cases", type=int, default=100, metavar="N", help="random cases for each direction")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same facts for machines")
-    parser.add_argument("--write", action="store_true", help="put the table in MAPPING.md")
+    parser.add_argument("--write", action="store_true", help="put the table in EVIDENCE.md")
     options = parser.parse_args()
-    before, end, _ = MAPPING.read_text().partition(END)
+    before, end, _ = EVIDENCE.read_text().partition(END)
     if options.write and not (end and START in before):
-        parser.error(f"{MAPPING.name} has no lines {START.strip()} and {END} to put the table between")
+        parser.error(f"{EVIDENCE.name} has no lines {START.strip()} and {END} to put the table between")
     date = datetime.datetime.now(datetime.timezone.utc).date()
     rows: list[Row] = []
     for mindspore, torch in version_pairs():
@@ -159,7 +159,7 @@ def main() -> int:
     table = as_markdown(rows, date)
     print(table)
     if options.write:
-        write_mapping(table)
+        write_evidence(table)
     return 0 if all(row.passed for row in rows) else 1
 
 

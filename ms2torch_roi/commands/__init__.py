@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .. import how_to_install
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,7 +34,7 @@ def make_console(*, quiet: bool = False) -> Console:
     try:
         from rich.console import Console
     except ModuleNotFoundError as error:
-        raise CouldNotRunError("rich is not installed. Install it with: pip install 'ms2torch-roi[cli]'") from error
+        raise CouldNotRunError(f"rich is not installed. {how_to_install('cli')}") from error
 
     class ReportConsole(Console):
         def on_broken_pipe(self) -> None:  # rich would exit with status 1, which stands for a difference

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import how_to_install
 from . import CouldNotRunError
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ def read_project(paths: list[Path]) -> tuple[list[File], list[str]]:
     except ModuleNotFoundError as error:
         if error.name != "libcst":
             raise
-        message = "LibCST is not installed. Install it with: pip install 'ms2torch-roi[port]'"
-        raise CouldNotRunError(message) from error
+        raise CouldNotRunError(f"LibCST is not installed. {how_to_install('port')}") from error
     try:
         return files.read_all(paths)
     except FileNotFoundError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import how_to_install
 from . import Explanation
 from .placement import Placement, agreement
 
@@ -21,7 +22,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] != "matplotlib":
         raise
-    raise ImportError("matplotlib is not installed. Install it with: pip install 'ms2torch-roi[plot]'") from error
+    raise ImportError(f"matplotlib is not installed. {how_to_install('plot')}") from error
 
 NDArray = npt.NDArray[Any]
 

@@ -8,6 +8,7 @@ import pytest
 from helpers import run_python, without
 from marked import NAMES, SOURCES, expected_sites, read
 
+from ms2torch_roi import how_to_install
 from ms2torch_roi.commands import CouldNotRunError, rewrite, scan
 
 MINDSPORE = "from mindspore.ops import operations as P\nop = P.ROIAlign(7, 7, 0.25)\n"
@@ -214,7 +215,7 @@ def test_without_libcst_the_extra_is_named():
         "try:\n    scan.run(argparse.Namespace(paths=[], json=None))\n"
         "except CouldNotRunError as error:\n    print(error)"
     )
-    assert run_python(code).stdout == "LibCST is not installed. Install it with: pip install 'ms2torch-roi[port]'\n"
+    assert run_python(code).stdout == f"LibCST is not installed. {how_to_install('port')}\n"
 
 
 def test_neither_framework_is_imported():

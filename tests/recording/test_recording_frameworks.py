@@ -7,6 +7,7 @@ import pytest
 from helpers import run_python, without
 from recordings import MS_FEATURES, MS_ROIS, pool, read
 
+from ms2torch_roi import how_to_install
 from ms2torch_roi.parity.recording import record
 
 
@@ -65,5 +66,6 @@ def test_without_any_framework_both_extras_are_named(tmp_path):
     code = "from ms2torch_roi.parity.recording import record\nwith record(sys.argv[1]): pass"
     result = run_python(without("mindspore") + without("torchvision") + code, str(tmp_path / "none"))
     assert "ImportError: record: neither torchvision nor MindSpore can be imported." in result.stderr
-    assert "pip install 'ms2torch-roi[torch]' or pip install 'ms2torch-roi[mindspore]'" in result.stderr
+    torch, mindspore = how_to_install("torch"), how_to_install("mindspore")
+    assert f" For torchvision: {torch}; for MindSpore: {mindspore}" in result.stderr
     assert not (tmp_path / "none").exists()

@@ -8,6 +8,7 @@ import pytest
 from helpers import run_python, without
 from recorded_calls import falsify, record
 
+from ms2torch_roi import how_to_install
 from ms2torch_roi.parity import cases, edges, operators
 from ms2torch_roi.parity.recording import calls
 
@@ -137,7 +138,7 @@ def test_a_missing_framework_is_said(folder, tmp_path):
     record(back / "0.npz", cases.documented_cases()[2])
     result = run_python(without("mindspore") + RUN, "replay", str(back))
     assert result.returncode == 2
-    assert "MindSpore is not installed. Install it with: pip install 'ms2torch-roi[mindspore]'" in result.stderr
+    assert f"MindSpore is not installed. {how_to_install('mindspore')}" in result.stderr
 
 
 @pytest.mark.needs_mindspore

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ... import how_to_install
 from .session import Recording, enter, leave
 
 __all__ = ["Recording", "record"]
@@ -156,7 +157,7 @@ def _frameworks() -> list[str]:
         return found
     raise ImportError(
         "record: neither torchvision nor MindSpore can be imported."
-        " Install one with: pip install 'ms2torch-roi[torch]' or pip install 'ms2torch-roi[mindspore]'"
+        f" For torchvision: {how_to_install('torch')}; for MindSpore: {how_to_install('mindspore')}"
     ) from problems["torchvision"]
 
 
