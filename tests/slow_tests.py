@@ -28,6 +28,8 @@ SLOW = {
     "tests/recording/test_recording_to_disk.py",
     "tests/replay/test_archives.py",
     "tests/replay/test_archives.py::test_replay_takes_it_and_leaves_nothing_behind",
+    "tests/replay/test_imported_calls.py::test_a_",
+    "tests/replay/test_imported_calls.py::test_what_mindspore_dumps_in_graph_mode_replays_to_the_same_bits",
     "tests/replay/test_no_files.py",
     "tests/replay/test_replay.py",
     "tests/replay/test_replay_errors.py::test_a_report_on_a_full_disk_is_no_difference",

@@ -55,8 +55,8 @@ def record_call(
         for recording in recordings:
             recording._write(failed)
         raise
-    unwritten = _unwritten(call)
-    call = replace(call, output=_cleared(array, unwritten))
+    unwritten = unwritten_rows(call)
+    call = replace(call, output=cleared(array, unwritten))
     for recording in recordings:
         if gradients is None or not recording._gradients:
             recording._write(call)
@@ -66,12 +66,12 @@ def record_call(
     return output
 
 
-def _unwritten(call: Call) -> NDArray | None:
+def unwritten_rows(call: Call) -> NDArray | None:
     """Return a mask of the rows that MindSpore has not written, unless it runs where other rules may hold."""
     return call.case.undefined if isinstance(call.case, MindSporeCase) and call.device in ("CPU", "GPU") else None
 
 
-def _cleared(array: NDArray, unwritten: NDArray | None) -> NDArray:
+def cleared(array: NDArray, unwritten: NDArray | None) -> NDArray:
     """Return the array with 0 in place of what MindSpore has left in the rows that it has not written."""
     if unwritten is not None and unwritten.any():
         array = array.copy()
@@ -108,7 +108,7 @@ class Gradients:
 
     def of_output(self, gradient: Any) -> None:
         try:
-            self._of_output = _cleared(self._read(gradient).copy(), self.unwritten)
+            self._of_output = cleared(self._read(gradient).copy(), self.unwritten)
         except UnrecordableError as error:
             self._of_output = None
             self._refuse(error)
