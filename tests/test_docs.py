@@ -15,7 +15,15 @@ from ms2torch_roi.commands.check import CASES_FOR_A_WORKLOAD
 from ms2torch_roi.parity import cases
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "MAPPING.md", "CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "benchmarks/README.md"]
+PAGES = [
+    "README.md",
+    "MAPPING.md",
+    "CHANGELOG.md",
+    "FORMAT.md",
+    "CONTRIBUTING.md",
+    "ARCHITECTURE.md",
+    "benchmarks/README.md",
+]
 
 
 def _text(page):

@@ -166,10 +166,10 @@ def _npz(file: Path, names: list[str]) -> dict[str, NDArray]:
 
 
 def _loaded(file: Path) -> NDArray | dict[str, NDArray]:
-    from ..parity.recording import calls
+    from ..parity.recording import members
 
     try:
-        calls.check_is_file(file)
+        members.check_is_file(file)
         found = np.load(file, allow_pickle=False)
         if isinstance(found, np.ndarray):
             return found

@@ -16,7 +16,7 @@ from ... import __version__, params
 from ..cases import Case, MindSporeCase
 from . import calls
 from .calls import Call
-from .session import Recording, to_disk
+from .session import Recording, writing
 
 NDArray = npt.NDArray[Any]
 
@@ -124,7 +124,8 @@ class Gradients:
         for recording, path in self.files:
             gradients = (recording.kept(of_channels) for of_channels in (self._of_output, array))
             of_output, of_features = map(np.ascontiguousarray, gradients)
-            to_disk(path, replace(calls.read(path), output_gradient=of_output, features_gradient=of_features))
+            with writing(path):
+                calls.add_gradients(path, of_output, of_features)
 
     def _refuse(self, error: UnrecordableError) -> None:
         refuse([recording for recording, _ in self.files], error, "gradient")
