@@ -6,6 +6,7 @@
     from ms2torch_roi import MultiScaleRoIAlign  # torchvision's, on MindSpore
     from ms2torch_roi import reference           # both operators in NumPy
     from ms2torch_roi import record              # record the calls that a model makes, to replay them elsewhere
+    from ms2torch_roi import save_call           # make a recorded call of arrays that were saved otherwise
     from ms2torch_roi import assert_parity       # assert that a call has the same bits in both
     from ms2torch_roi import compare             # the outputs of a whole head or model, and where they part
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .parity.assertions import assert_parity
     from .parity.comparison import compare
     from .parity.recording import record
+    from .parity.recording.saving import save_call
     from .torch import ROIAlign
     from .torch.extractors import SingleRoIExtractor
 
@@ -41,10 +43,16 @@ if TYPE_CHECKING:  # otherwise those that can be had, see __getattr__
         "record",
         "reference",
         "roi_align",
+        "save_call",
     ]
 
 # Public function: module that holds it.
-_FUNCTIONS = {"assert_parity": "parity.assertions", "compare": "parity.comparison", "record": "parity.recording"}
+_FUNCTIONS = {
+    "assert_parity": "parity.assertions",
+    "compare": "parity.comparison",
+    "record": "parity.recording",
+    "save_call": "parity.recording.saving",
+}
 
 # Public name: module that holds it, the packages that module runs on, the extra that installs them.
 _FRAMEWORK_NAMES = {

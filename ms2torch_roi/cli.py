@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import keyword
 import os
 import re
 import shlex
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"ms2torch-roi {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
     for name in NAMES:
-        command = importlib.import_module(f".commands.{name}", __package__)
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        command = importlib.import_module(f".commands.{module}", __package__)
         subparser = subparsers.add_parser(
             name, help=command.HELP, description=command.DESCRIPTION, epilog=command.EPILOG
         )

@@ -22,6 +22,7 @@ PAGES = [
     "README.md",
     "MAPPING.md",
     "EVIDENCE.md",
+    "FORMAT.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "ARCHITECTURE.md",

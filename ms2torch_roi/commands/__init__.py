@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # In the order in which --help lists them.
-NAMES = ("check", "replay", "merge", "identify", "explain", "scan", "rewrite", "recorder", "probe")
+NAMES = ("check", "replay", "merge", "identify", "import", "explain", "scan", "rewrite", "recorder", "probe")
 
 PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 STATUSES = "Exit status: 0 if all are identical, 1 if one differs, 2 if the {} could not run."

@@ -121,6 +121,15 @@ def tolerance(text: str) -> float:
     return _number(float, text, 0, "a number of 0 or more")
 
 
+def scale(text: str) -> float:
+    """Return a spatial scale, for ``type=``."""
+    number, slash, divisor = text.partition("/")
+    try:
+        return float(number) / float(divisor) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 0.0625 or 1/16") from None
+
+
 def _number(kind: Callable[[str], Number], text: str, least: int, wanted: str) -> Number:
     try:
         number = kind(text)

@@ -13,7 +13,7 @@ import numpy as np
 from .. import devices, params
 from ..explain import Explanation, explain, shortest
 from ..explain.placement import Placement, agreement
-from . import make_console
+from . import arguments, make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the box, in image pixels",
     )
     parser.add_argument("--pooled", type=int, nargs=2, metavar=("H", "W"), help="numbers of bins")
-    parser.add_argument("--scale", type=_scale, metavar="S", help="feature cells per image pixel: 0.0625, or 1/16")
+    parser.add_argument(
+        "--scale", type=arguments.scale, metavar="S", help="feature cells per image pixel: 0.0625, or 1/16"
+    )
     parser.add_argument(
         "--samples",
         type=int,
@@ -75,14 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whether the shapes of features and rois were fixed (default: %(default)s)",
     )
     parser.add_argument("--plot", type=_plot_file, metavar="FILE", help="draw both boxes (.png, .svg or .pdf)")
-
-
-def _scale(text: str) -> float:
-    number, slash, divisor = text.partition("/")
-    try:
-        return float(number) / float(divisor) if slash else float(text)
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 0.0625 or 1/16") from None
 
 
 def _plot_file(text: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,23 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import arrays, params, reference, rules
-from . import adapters, diagnosis, operators, verdicts
-from .cases import Case, MindSporeCase, TorchvisionCase
+from . import adapters, diagnosis, given, operators, verdicts
+from .cases import Case, MindSporeCase
 from .verdicts import Tolerance, Verdict
 
 NDArray = npt.NDArray[Any]
-_Case = MindSporeCase | TorchvisionCase
 
 # Rows shown, of those that differ most.
 WORST_ROWS = 3
-
-# The operators that a call may be of. Their arguments, and the defaults of these, are those of the references.
-_MINDSPORE, _TORCHVISION = "mindspore.ops.ROIAlign", "torchvision.ops.roi_align"
-_PARAMETERS = {
-    name: dict(list(inspect.signature(function).parameters.items())[2:])
-    for name, function in ((_MINDSPORE, reference.ms_roi_align), (_TORCHVISION, reference.tv_roi_align))
-}
 
 
 def assert_parity(
@@ -94,7 +84,7 @@ def assert_parity(
     ...
     """
     __tracebackhide__ = True
-    case = _case(features, rois, arguments)
+    case = given.case("assert_parity", features, rois, arguments)
     wanted: NDArray | Exception
     with kept_context():
         if adapter is not None:
@@ -106,11 +96,14 @@ def assert_parity(
             on = "the CPU" if device == "cpu" else device
             got, got_from = operators.on_device(operators.port, device)(case), f"ms2torch_roi.{case.operator} on {on}"
         else:
-            got, got_from = _without_undefined(case, _array("actual", actual)), "as given"
+            got, got_from = _without_undefined(case, given.array("assert_parity", "actual", actual)), "as given"
         if expected is None:
             wanted, wanted_from = _run_original(case)
         else:
-            wanted, wanted_from = _checked_expected(case, _array("expected", expected)), "as given"
+            wanted, wanted_from = (
+                _checked_expected(case, given.array("assert_parity", "expected", expected)),
+                "as given",
+            )
     if isinstance(wanted, Exception) and actual is not None:  # no port was there to refuse the inputs
         raise wanted
     tolerance = Tolerance(atol, rtol, max_differing)
@@ -136,60 +129,6 @@ def kept_context() -> Iterator[None]:
                 ms.set_context(**{name: value})
 
 
-def _case(features: Any, rois: Any, arguments: dict[str, Any]) -> _Case:
-    name = _operator_of(arguments)
-    defaults = {key: parameter.default for key, parameter in _PARAMETERS[name].items()}
-    arguments = {**defaults, **arguments}
-    if missing := [key for key, value in arguments.items() if value is inspect.Parameter.empty]:
-        raise TypeError(f"assert_parity: {name} needs {' and '.join(missing)} too")
-    kind: type[_Case]
-    if name == _MINDSPORE:
-        kind, rule = MindSporeCase, "ROIAlign"
-        params.check_mindspore_arguments(**arguments)
-    else:
-        kind, rule = TorchvisionCase, "roi_align"
-        arguments = dict(zip(defaults, params.torchvision_arguments(**arguments), strict=True))
-        if isinstance(rois, (list, tuple)):
-            parts = [_array(f"rois[{image}]", part) for image, part in enumerate(rois)]
-            params.check_boxes_of_images([part.shape for part in parts])
-            rois = rules.boxes_of_images(np, parts)
-    features, rois = _array("features", features), _array("rois", rois)
-    params.check_shapes(rule, features.shape, rois.shape)
-    return kind(name=name, category="assert_parity", source="", features=features, rois=rois, **arguments)
-
-
-def _operator_of(arguments: dict[str, Any]) -> str:
-    """Return the name of the operator whose arguments these are."""
-    only = {name: [key for key in arguments if _owners(key) == [name]] for name in _PARAMETERS}
-    takes = "; ".join(f"{name} takes {', '.join(parameters)}" for name, parameters in _PARAMETERS.items())
-    if unknown := [key for key in arguments if not _owners(key)]:
-        raise TypeError(f"assert_parity: there is no argument {', '.join(unknown)}: {takes}")
-    if all(only.values()):
-        mixed = " and ".join(f"{', '.join(keys)} of {name}" for name, keys in only.items())
-        raise TypeError(f"assert_parity: the arguments are mixed, {mixed}; give those of one operator")
-    if not any(only.values()):
-        raise TypeError(f"assert_parity: give the arguments of one operator: {takes}")
-    return next(name for name, keys in only.items() if keys)
-
-
-def _owners(argument: str) -> list[str]:
-    return [name for name, parameters in _PARAMETERS.items() if argument in parameters]
-
-
-def _array(name: str, value: Any) -> NDArray:
-    """Return the values of an array of any library and device as NumPy's."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-    dtype = getattr(value, "dtype", None)
-    array = None if str(dtype) == "torch.bfloat16" else arrays.to_numpy(value, "assert_parity")  # NumPy has none
-    if array is None or array.dtype not in (np.float16, np.float32):
-        found = f"{type(value).__name__}{'' if dtype is None else f' of {dtype}'}"
-        wanted = "a tensor of torch or MindSpore or a NumPy array, of float16 or float32"
-        raise TypeError(f"assert_parity: {name} must be {wanted}, got {found}")
-    return array if array.flags.writeable else array.copy()  # torch warns of memory that it must not write to
-
-
 def _named(adapter: str | Callable[..., Any]) -> str:
     return adapter if isinstance(adapter, str) else getattr(adapter, "__qualname__", repr(adapter))
 
@@ -208,7 +147,7 @@ def _without_undefined(case: Case, actual: NDArray) -> NDArray:
     return np.where(defined, actual, actual.dtype.type(0))
 
 
-def _checked_expected(case: _Case, expected: NDArray) -> NDArray:
+def _checked_expected(case: Case, expected: NDArray) -> NDArray:
     if expected.shape != case.output_shape:
         raise ValueError(f"assert_parity: expected has shape {expected.shape}, but this call gives {case.output_shape}")
     return expected

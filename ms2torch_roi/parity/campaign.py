@@ -15,7 +15,7 @@ import numpy.typing as npt
 from . import adapters, cases, diagnosis, edges, identification, operators, processes, shrinking, verdicts
 from .adapters import Adapter
 from .cases import Case, MindSporeCase
-from .recording import calls
+from .recording import calls, members
 from .verdicts import EXACT, Tolerance, Verdict
 
 NDArray = npt.NDArray[Any]
@@ -297,8 +297,8 @@ def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]
     files: list[Path] = []
     others: list[Path] = []
     for path in paths:
-        if path.is_dir() or path.suffix == calls.ARCHIVE_SUFFIX:
-            for file in sorted(path.iterdir()) if path.is_dir() else calls.in_archive(path):
+        if path.is_dir() or path.suffix == members.ARCHIVE_SUFFIX:
+            for file in sorted(path.iterdir()) if path.is_dir() else members.in_archive(path):
                 (files if file.suffix == calls.SUFFIX else others).append(file)
         else:
             path.stat()

@@ -1,7 +1,9 @@
 """Recording changes nothing about the model, which is compiled as ever, and leaves nothing behind."""
 
 import contextlib
+import importlib.metadata
 import io
+import re
 import warnings
 
 import numpy as np
@@ -11,6 +13,8 @@ import torchvision
 from helpers import assert_same_bits
 from recordings import FEATURES, MADE_BEFORE, MS_FEATURES, MS_ROIS, OPERATOR, ROIS, pool, read
 
+import ms2torch_roi
+from ms2torch_roi import parity
 from ms2torch_roi.parity import operators
 from ms2torch_roi.parity.recording import record
 
@@ -179,7 +183,7 @@ def test_a_block_that_records_nothing_says_why_it_may_be(tmp_path):
 
 @pytest.mark.needs_mindspore
 def test_graph_mode_is_refused(tmp_path, ms):
-    message = r"MindSpore is in graph mode.*mode=mindspore\.PYNATIVE_MODE.*mindspore\.jit"
+    message = r"MindSpore is in graph mode.*mode=mindspore\.PYNATIVE_MODE.*MS_JIT=0.*mindspore\.jit.*import"
     ms.set_context(mode=ms.GRAPH_MODE)
     try:
         with pytest.raises(RuntimeError, match=message), record(tmp_path / "none"):
@@ -187,6 +191,71 @@ def test_graph_mode_is_refused(tmp_path, ms):
     finally:
         ms.set_context(mode=ms.PYNATIVE_MODE)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.needs_mindspore
+def test_a_model_that_turns_to_graph_mode_in_the_block_is_told_how_to_run_instead(tmp_path, ms):
+    def run():
+        with record(tmp_path):
+            ms.set_context(mode=ms.GRAPH_MODE)
+            Head(ms).cell(ms.Tensor(MS_FEATURES), ms.Tensor(MS_ROIS))
+
+    try:
+        with pytest.warns(UserWarning, match=r"nothing was recorded .*mode=mindspore\.PYNATIVE_MODE"):
+            run()
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@pytest.mark.needs_mindspore
+def test_it_is_told_which_versions_recording_needs():
+    requirements = importlib.metadata.requires("ms2torch-roi")
+    version = next(re.match(r"mindspore>=([\d.]+)", line)[1] for line in requirements if line.startswith("mindspore>"))
+    first, end = ms2torch_roi._MINDSPORE_PYTHONS
+    needed = f"MindSpore {version} or later"
+    pythons = f"CPython {first[0]}.{first[1]} to {end[0]}.{end[1] - 1}"
+    assert f"{needed} on {pythons}" in parity.recording._OUT_OF_GRAPHS
+    assert pythons in record.__doc__
+
+
+class Head:
+    """A cell, which MindSpore makes a graph of in graph mode, and a function that it always makes one of."""
+
+    def __init__(self, ms):
+        class Cell(ms.nn.Cell):
+            def __init__(self):
+                super().__init__()
+                self.pool = ms.ops.ROIAlign(4, 4, 0.25)
+
+            def construct(self, features, rois):
+                return self.pool(features, rois)
+
+        self.cell = cell = Cell()
+
+        @ms.jit
+        def pool(features, rois):
+            return cell(features, rois)
+
+        self.function = pool
+
+
+@pytest.mark.needs_mindspore
+@pytest.mark.parametrize("in_graph_mode", [False, True])
+def test_with_ms_jit_0_all_is_seen_in_every_mode(tmp_path, ms, monkeypatch, in_graph_mode):
+    head = Head(ms)
+    features, rois = ms.Tensor(MS_FEATURES), ms.Tensor(MS_ROIS)
+    expected = ms.ops.ROIAlign(4, 4, 0.25)(features, rois).asnumpy()
+    monkeypatch.setenv("MS_JIT", "0")
+    if in_graph_mode:
+        ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        with record(tmp_path) as recording:
+            outputs = [run(features, rois).asnumpy() for run in (head.cell, head.function)]
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+    assert len(read(recording)) == 2
+    for output in (*outputs, *(call.output for call in read(recording))):
+        assert_same_bits(output, expected)
 
 
 @pytest.mark.needs_mindspore

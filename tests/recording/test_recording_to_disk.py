@@ -129,9 +129,51 @@ def test_a_call_that_cannot_be_written_names_the_file(tmp_path):
     directory = tmp_path / "gone"
     with record(directory) as recording:
         directory.rmdir()
-        with pytest.raises(OSError, match=r"a call could not be recorded: No such file .*gone/.*-000001\.npz"):
+        with pytest.raises(OSError, match=r"a call could not be recorded: No such file .*whole: .*gone/.*-000001\.npz"):
             pool()
     assert recording.paths == []
+
+
+FULL = """
+import resource, sys, torch
+from torchvision.ops import roi_align
+from ms2torch_roi.parity.recording import record
+features, rois = torch.ones(1, 4, 64, 64, requires_grad=True), torch.tensor([[0, 1.0, 1, 9, 9]])
+with record(sys.argv[1], gradients=True) as recording:
+    first = roi_align(features, rois, 2)
+    first.sum().backward()
+    first_of_others = roi_align(features * 2, rois, 2)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, hard))  # one of features, and not their gradient
+    for attempt in (first_of_others.sum().backward, lambda: roi_align(torch.ones(1, 8, 64, 64), rois, 2)):
+        try:
+            attempt()
+        except OSError as error:
+            print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    roi_align(torch.ones(1, 8, 64, 64), rois, 2)
+    roi_align(torch.ones(1, 8, 64, 64), rois, 3)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of files")
+def test_a_disk_that_is_full_loses_neither_an_earlier_call_nor_a_later_one_and_says_so(tmp_path):
+    result = run_python(FULL, str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    files = sorted(tmp_path.iterdir())
+    said = result.stdout.splitlines()
+    assert len(said) == 2
+    assert result.stderr == ""
+    assert all("a call could not be recorded: File too large; the calls before it are whole: " in line for line in said)
+    assert files[1].name in said[0]
+    assert not any(file.name in said[1] for file in files)
+    first, without_gradient, *later = [calls.read(file) for file in files]
+    assert len(later) == 2  # the second of which has the features of the first, as no file that was not written has
+    assert first.features_gradient is not None
+    assert without_gradient.features_gradient is None
+    assert all(call.case.features.shape == (1, 8, 64, 64) for call in later)
+    for call in (first, without_gradient, *later):
+        assert_same_bits(call.output, operators.torchvision(call.case))
 
 
 def test_the_directory_is_made_and_stays_where_it_is(tmp_path, monkeypatch):

@@ -21,6 +21,13 @@ __all__ = ["Recording", "record"]
 
 _OPERATORS = {"mindspore": "mindspore.ops.ROIAlign", "torchvision": "torchvision.ops.roi_align"}
 
+_OUT_OF_GRAPHS = (
+    "Run a MindSpore model in PyNative mode: call mindspore.set_context(mode=mindspore.PYNATIVE_MODE) first, and set"
+    " MS_JIT=0 in the environment, which turns mindspore.jit off. What must run as a graph, MindSpore itself can dump"
+    " (MINDSPORE_DUMP_CONFIG), and ms2torch-roi import makes recorded calls of that. Recording needs MindSpore 2.7 or"
+    " later on CPython 3.10 to 3.12; for older ones, ms2torch-roi recorder writes a script."
+)
+
 
 def record(
     directory: str | os.PathLike[str],
@@ -36,7 +43,8 @@ def record(
     Each call is written to a file of its own when it returns, with its arguments, its inputs and its output, or the
     error that the operator raised, the versions and the device: if the process is killed, at most the call in flight is
     lost. ``ms2torch-roi replay`` compares the ports with such files, where the framework need not be installed. NumPy
-    alone reads them; :mod:`ms2torch_roi.parity.recording.calls` describes the format.
+    alone reads them; FORMAT.md describes them. Features that several calls have, such as those that the heads of a
+    detector pool, are written once, in the file of the first of them.
 
     Every call of the process is seen: on any thread, of operators made before the block too, through torchvision's
     ``RoIAlign`` and ``MultiScaleRoIAlign``, and those that the ports of this package make. It is seen once, as the
@@ -46,10 +54,14 @@ def record(
     the process and a number, so that recordings and processes can share a directory: no file is ever overwritten by
     another call.
 
-    Only calls that Python makes can be seen: none in MindSpore's graph mode, in functions under ``mindspore.jit``, in
-    TorchScript, or in models that ``torch.compile`` or ``torch.export`` compiled, and none while torch traces. Nor is
-    what torchvision computes with other code: quantised features, and deterministic algorithms on a GPU. The framework
-    must be imported before the block; if none is, those installed are imported.
+    Of MindSpore it needs 2.7 or later, which is there for CPython 3.10 to 3.12; ``ms2torch-roi recorder`` writes a
+    script for older ones. Only calls that Python makes can be seen: none in MindSpore's graph mode, in functions under
+    ``mindspore.jit``, in TorchScript, or in models that ``torch.compile`` or ``torch.export`` compiled, and none while
+    torch traces. Run a MindSpore model in PyNative mode for it, with ``MS_JIT=0`` in the environment, which turns
+    ``mindspore.jit`` off; or let MindSpore dump its operator in graph mode (``MINDSPORE_DUMP_CONFIG``), and
+    ``ms2torch-roi import`` makes recorded calls of that. Nor is seen what torchvision computes with other code:
+    quantised features, and deterministic algorithms on a GPU. The framework must be imported before the block; if none
+    is, those installed are imported.
 
     Recording changes no bit of a model's outputs or gradients. It waits for each result, which on an accelerator, or in
     MindSpore, the model may not do, so errors that MindSpore raises late are raised by the call. What torchvision
@@ -79,7 +91,8 @@ def record(
         ValueError: a limit or ``every`` is below 1.
         ImportError: on entering, neither framework is installed.
         RuntimeError: on entering, MindSpore is in graph mode.
-        OSError: the directory cannot be made, or in a call or a backward pass, a file cannot be written.
+        OSError: the directory cannot be made, or in a call or a backward pass, a file cannot be written; those written
+            before are whole.
 
     Warns:
         UserWarning: a limit was reached; a call cannot be recorded, such as one of bfloat16 tensors; or nothing was
@@ -127,8 +140,11 @@ def _positive(name: str, value: Any) -> int:
 @contextmanager
 def _recording(recording: Recording) -> Iterator[Recording]:
     modules = {name: importlib.import_module(f".{name}", __name__) for name in _frameworks()}
-    if "mindspore" in modules:
-        modules["mindspore"].refuse_graph_mode()
+    if "mindspore" in modules and modules["mindspore"].runs_graphs():
+        raise RuntimeError(
+            "record: MindSpore is in graph mode, whose graphs do not call Python, so nothing could be recorded."
+            f" {_OUT_OF_GRAPHS}"
+        )
     recording.directory.mkdir(parents=True, exist_ok=True)
     enter(recording, {name: module.patch for name, module in modules.items()})
     try:
@@ -141,6 +157,7 @@ def _recording(recording: Recording) -> Iterator[Recording]:
             f"nothing was recorded in {recording.directory}: in this process Python called no {seen} in the block."
             " A model in MindSpore's graph mode, under mindspore.jit, or compiled by torch.compile makes no such calls,"
             " and a framework that is imported in the block is seen only if none was imported before."
+            + (f" {_OUT_OF_GRAPHS}" if "mindspore" in modules else "")
         )
 
 

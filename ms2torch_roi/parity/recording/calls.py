@@ -1,41 +1,28 @@
-"""Recorded calls on disk: one ``.npz`` file for each, which NumPy alone can read and write, without pickle.
-
-A file holds the arrays ``features`` (N, C, H, W) and ``rois`` (K, 5), as the operator was given them; ``output``,
-unless the call raised an error; and, if they were recorded, ``output_gradient`` and ``features_gradient``, what came
-into its backward pass and what went out. A text ``call`` holds the rest as JSON::
-
-    {"format": 1, "operator": "mindspore.ops.ROIAlign", "arguments": {"pooled_height": 7, ...},
-     "versions": {"mindspore": "2.10.0", "numpy": "1.26.4", "python": "3.11.2"}, "device": "CPU",
-     "error": {"type": "RuntimeError", "message": "..."}}
-
-``operator`` may be ``torchvision.ops.roi_align``, with its own arguments; ``error`` is there if the call raised one.
-
-Files may be in a ``.zip``, as a probe writes them: ``probe.zip/01-float32-graph.npz`` is read in place.
-"""
+"""Recorded calls on disk: one ``.npz`` file for each, which NumPy alone can read and write. FORMAT.md describes it."""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
-import math
-import stat
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ... import params
+from ... import __version__, params
 from ..cases import Case, MindSporeCase, TorchvisionCase
+from . import members
+from .members import Declared, Members
 
 NDArray = npt.NDArray[Any]
 
-FORMAT = 1
+# A call is written in the first format that can hold it: in 2, its features may be in the file of another call.
+FORMATS = (1, 2)
 SUFFIX = ".npz"
-ARCHIVE_SUFFIX = ".zip"
 PARTIAL_SUFFIX = ".partial"
 
 _OPERATORS: dict[str, tuple[str, type[Case]]] = {
@@ -47,13 +34,7 @@ _MEMBERS = ("call", "features", "rois", "output", "output_gradient", "features_g
 _DTYPES = ("float16", "float32", "float64")
 _DTYPES_OF_ERRORS = (*_DTYPES, "int32", "int64")
 
-# Files may be compressed: to a part of this, if they unpack to more bytes than that. Features that are mostly 0 shrink
-# to a tenth, and what is made to fill the memory to a thousandth.
-_COMPRESSION = 20
-_UNPACKED = 2**26
 _TEXT = 2**22  # bytes of the text in a file
-
-_format: Any = np.lib.format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +62,14 @@ class Call:
         return self.output
 
 
-def write(path: Path, call: Call) -> None:
+class FeaturesElsewhere(NamedTuple):
+    """Where the features of a call are, if another file beside its own has them."""
+
+    file: str  # the name of that file
+    sha256: str  # of their bytes
+
+
+def write(path: Path, call: Call, features_in: FeaturesElsewhere | None = None) -> None:
     """Write a call to a file, which is there in full or not at all, however the process ends.
 
     Raises:
@@ -89,30 +77,52 @@ def write(path: Path, call: Call) -> None:
     """
     case = call.case
     facts = {
-        "format": FORMAT,
+        "format": FORMATS[0] if features_in is None else FORMATS[1],
         "operator": next(name for name, (_, kind) in _OPERATORS.items() if isinstance(case, kind)),
         "arguments": case.arguments,
         "versions": dict(call.versions),
         "device": call.device,
     }
+    if features_in is not None:
+        facts["features"] = features_in._asdict()
     if case.raises is not None:
         facts["error"] = {"type": case.raises.__name__, "message": call.error_message}
     arrays = {
-        "features": case.features,
+        "call": np.array(json.dumps(facts)),
+        "features": case.features if features_in is None else None,
         "rois": case.rois,
         "output": call.output,
         "output_gradient": call.output_gradient,
         "features_gradient": call.features_gradient,
     }
-    present = {name: array for name, array in arrays.items() if array is not None}
+    _save(path, {name: array for name, array in arrays.items() if array is not None})
+
+
+def add_gradients(path: Path, output_gradient: NDArray, features_gradient: NDArray) -> None:
+    """Write a call again with these, as :func:`write` does.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    _save(path, {**arrays, "output_gradient": output_gradient, "features_gradient": features_gradient})
+
+
+def _save(path: Path, arrays: Mapping[str, NDArray]) -> None:
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
         with partial.open("wb") as file:
-            np.savez(file, call=np.array(json.dumps(facts)), **present)
+            members.save(file, arrays)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sha256(array: NDArray) -> str:
+    """Return the digest of the bytes of an array, in the order of C."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def read(path: Path) -> Call:
@@ -123,69 +133,16 @@ def read(path: Path) -> Call:
         OSError: it cannot be opened.
     """
     try:
-        file, packed = _opened(path)
-        with file, zipfile.ZipFile(file) as archive:
-            return _call(path, archive, packed)
+        with ExitStack() as stack:
+            own = stack.enter_context(members.opened(path, _MEMBERS))
+            facts = _facts(own)
+            features_in = _features_elsewhere(facts)
+            others = own if features_in is None else stack.enter_context(_opened_features(path, features_in))
+            return _call(path, facts, own, others, features_in)
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for a file that is damaged
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise ValueError(f"{path}: not a recorded call: {type(error).__name__}: {error}") from error
-
-
-def in_archive(archive: Path) -> list[Path]:
-    """Return paths for what a ``.zip`` holds, in their order, for :func:`read`; folders are left out.
-
-    Raises:
-        ValueError: it is no archive, or one of the names leads out of it.
-        OSError: it cannot be opened.
-    """
-    try:
-        check_is_file(archive)
-        with zipfile.ZipFile(archive) as file:
-            names = [info.filename for info in file.infolist() if not info.is_dir()]
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{archive}: {error}") from error
-    paths = [archive / name for name in sorted(names)]
-    for path in paths:
-        if not path.is_relative_to(archive) or ".." in path.relative_to(archive).parts:
-            raise ValueError(f"{archive}: it holds {path}, which would be outside")
-    return paths
-
-
-def _opened(path: Path) -> tuple[IO[bytes], int]:
-    """Open a file, or a copy in memory of one in an archive; return it and how many bytes it takes on disk."""
-    archive = next((parent for parent in path.parents if parent.suffix == ARCHIVE_SUFFIX and parent.is_file()), None)
-    if archive is None:
-        check_is_file(path)
-        return path.open("rb"), path.stat().st_size
-    with zipfile.ZipFile(archive) as file:
-        member = file.getinfo(path.relative_to(archive).as_posix())
-        packed = min(member.compress_size, archive.stat().st_size)
-        _check_compression("it", member)
-        _check_unpacked(packed, member.file_size)
-        return io.BytesIO(file.read(member)), packed
-
-
-def _check_compression(what: str, member: zipfile.ZipInfo) -> None:
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{what} is compressed in a way that NumPy does not write")
-
-
-def _check_unpacked(packed: int, unpacked: int) -> None:
-    if unpacked > max(_COMPRESSION * packed, _UNPACKED):
-        raise ValueError(f"its {packed} bytes would unpack to {unpacked}, more than {_COMPRESSION} times as many")
-
-
-def check_is_file(path: Path) -> None:
-    """Raise ValueError unless a path is a file, or leads to one: reading a pipe or a device may never end.
-
-    Raises:
-        OSError: there is nothing.
-    """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
-        raise ValueError(f"it is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file")
 
 
 def name_of(path: Path) -> str:
@@ -193,56 +150,46 @@ def name_of(path: Path) -> str:
     return "/".join(path.absolute().parts[-2:])
 
 
-class _Declared(NamedTuple):
-    """What a member of a file says that its array is."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-def _declared(archive: zipfile.ZipFile, packed: int) -> dict[str, _Declared]:
-    """Return what the arrays of a file of so many bytes say that they are; this reads none of them.
-
-    Raises:
-        ValueError: there is no call, or they say what cannot be, or would take far more memory than the file.
-    """
-    found = archive.namelist()
-    names = [name for name in _MEMBERS if f"{name}.npy" in found]
-    if "call" not in names:
-        others = ", ".join(sorted(name.removesuffix(".npy") for name in found)) or "nothing"
-        raise ValueError(f"there is no 'call' in it, but {others[:200]}")
-    _check_unpacked(packed, sum(archive.getinfo(f"{name}.npy").file_size for name in names))
-    return {name: _header(archive, name) for name in names}
-
-
-def _header(archive: zipfile.ZipFile, name: str) -> _Declared:
-    member = archive.getinfo(f"{name}.npy")
-    _check_compression(name, member)
-    with archive.open(member) as file:
-        read = _format.read_array_header_1_0 if _format.read_magic(file) == (1, 0) else _format.read_array_header_2_0
-        shape, _, dtype = read(file)
-        held = member.file_size - file.tell()
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held:
-        raise ValueError(f"{name} is {dtype} {shape}, but there are {held} bytes of it")
-    return _Declared(shape, dtype)
-
-
-def _array(archive: zipfile.ZipFile, name: str) -> NDArray:
-    with archive.open(f"{name}.npy") as file:
-        array: NDArray = _format.read_array(file, allow_pickle=False)
-    return array
-
-
-def _call(path: Path, archive: zipfile.ZipFile, packed: int) -> Call:
-    """Return the call in a file. No array is read before all that the file says fits together."""
-    declared = _declared(archive, packed)
-    text = declared.pop("call")
+def _facts(own: Members) -> dict[str, Any]:
+    """Return what the text in a file says."""
+    text = own.declared["call"]
     if text.dtype.kind != "U" or text.shape or text.dtype.itemsize > _TEXT:
         raise ValueError(f"its 'call' is {text.dtype} {text.shape}, not a text of {_TEXT} bytes at most")
-    facts = json.loads(str(_array(archive, "call")))
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+    facts = json.loads(str(own.read("call")))
+    if not isinstance(facts, dict) or facts.get("format") not in FORMATS:
         found = facts.get("format") if isinstance(facts, dict) else facts
-        raise ValueError(f"its format is {found!r}; this version of ms2torch_roi reads {FORMAT}")
+        raise ValueError(f"its format is {found!r}; ms2torch_roi {__version__} reads {' and '.join(map(str, FORMATS))}")
+    return facts
+
+
+def _features_elsewhere(facts: dict[str, Any]) -> FeaturesElsewhere | None:
+    if facts["format"] == FORMATS[0] or "features" not in facts:
+        return None
+    where = facts["features"] if isinstance(facts["features"], dict) else {}
+    file, digest = where.get("file"), str(where.get("sha256"))
+    if not isinstance(file, str) or Path(file).name != file or Path(file).suffix != SUFFIX:
+        raise ValueError(f"its features are in {file!r}, which is no name of a recorded call beside it")
+    return FeaturesElsewhere(file, digest)
+
+
+@contextmanager
+def _opened_features(path: Path, features_in: FeaturesElsewhere) -> Iterator[Members]:
+    """Open the file that has the features of a call."""
+    with ExitStack() as stack:
+        try:
+            others = stack.enter_context(members.opened(path.with_name(features_in.file), ("features",)))
+        except Exception as error:
+            raise ValueError(f"its features are in {features_in.file}: {type(error).__name__}: {error}") from error
+        yield others
+
+
+def _call(
+    path: Path, facts: dict[str, Any], own: Members, others: Members, features_in: FeaturesElsewhere | None
+) -> Call:
+    """Return the call in a file. No array is read before all that the file says fits together."""
+    declared = {name: array for name, array in own.declared.items() if name != "call"}
+    if "features" in others.declared:
+        declared["features"] = others.declared["features"]
     if facts.get("operator") not in _OPERATORS:
         raise ValueError(f"its operator is {facts.get('operator')!r}, not one of {', '.join(_OPERATORS)}")
     library, kind = _OPERATORS[facts["operator"]]
@@ -267,8 +214,10 @@ def _call(path: Path, archive: zipfile.ZipFile, packed: int) -> Call:
     device = str(facts.get("device", "CPU"))
     if not all(map(str.isprintable, (device, *map(str, versions.values())))):
         raise ValueError("its device or versions are not printable")
-    arrays = {name: _array(archive, name) for name in declared}
+    arrays = {name: (others if name == "features" else own).read(name) for name in declared}
     features = arrays["features"]
+    if features_in is not None and sha256(features) != features_in.sha256:
+        raise ValueError(f"its features are no longer those in {features_in.file}")
     of = f"{'MindSpore' if library == 'mindspore' else library} {versions.get(library, 'unknown')} on {device}"
     case = kind(
         name=name_of(path),
@@ -299,13 +248,13 @@ def _checked(kind: type[Case], arguments: dict[str, Any]) -> dict[str, Any]:
     return dict(zip(names, params.torchvision_arguments(**arguments), strict=True))
 
 
-def _check_dtypes(declared: Mapping[str, _Declared], allowed: tuple[str, ...]) -> None:
+def _check_dtypes(declared: Mapping[str, Declared], allowed: tuple[str, ...]) -> None:
     for name, array in declared.items():
-        if array.dtype.name not in allowed:
+        if array.dtype.name not in allowed or not array.dtype.isnative:
             raise ValueError(f"{name} is {array.dtype}, not one of {', '.join(allowed)}")
 
 
-def _check_shapes(declared: Mapping[str, _Declared], arguments: Mapping[str, Any]) -> None:
+def _check_shapes(declared: Mapping[str, Declared], arguments: Mapping[str, Any]) -> None:
     """Raise ValueError unless the arrays of a call that returned fit together, and its arguments."""
     features, rois, output = (declared[name] for name in ("features", "rois", "output"))
     params.check_shapes("ROIAlign", features.shape, rois.shape)

@@ -16,7 +16,7 @@ from ... import __version__, params
 from ..cases import Case, MindSporeCase
 from . import calls
 from .calls import Call
-from .session import Recording, to_disk
+from .session import Recording, writing
 
 NDArray = npt.NDArray[Any]
 
@@ -55,8 +55,8 @@ def record_call(
         for recording in recordings:
             recording._write(failed)
         raise
-    unwritten = _unwritten(call)
-    call = replace(call, output=_cleared(array, unwritten))
+    unwritten = unwritten_rows(call)
+    call = replace(call, output=cleared(array, unwritten))
     for recording in recordings:
         if gradients is None or not recording._gradients:
             recording._write(call)
@@ -66,12 +66,12 @@ def record_call(
     return output
 
 
-def _unwritten(call: Call) -> NDArray | None:
+def unwritten_rows(call: Call) -> NDArray | None:
     """Return a mask of the rows that MindSpore has not written, unless it runs where other rules may hold."""
     return call.case.undefined if isinstance(call.case, MindSporeCase) and call.device in ("CPU", "GPU") else None
 
 
-def _cleared(array: NDArray, unwritten: NDArray | None) -> NDArray:
+def cleared(array: NDArray, unwritten: NDArray | None) -> NDArray:
     """Return the array with 0 in place of what MindSpore has left in the rows that it has not written."""
     if unwritten is not None and unwritten.any():
         array = array.copy()
@@ -108,7 +108,7 @@ class Gradients:
 
     def of_output(self, gradient: Any) -> None:
         try:
-            self._of_output = _cleared(self._read(gradient).copy(), self.unwritten)
+            self._of_output = cleared(self._read(gradient).copy(), self.unwritten)
         except UnrecordableError as error:
             self._of_output = None
             self._refuse(error)
@@ -124,7 +124,8 @@ class Gradients:
         for recording, path in self.files:
             gradients = (recording.kept(of_channels) for of_channels in (self._of_output, array))
             of_output, of_features = map(np.ascontiguousarray, gradients)
-            to_disk(path, replace(calls.read(path), output_gradient=of_output, features_gradient=of_features))
+            with writing(path):
+                calls.add_gradients(path, of_output, of_features)
 
     def _refuse(self, error: UnrecordableError) -> None:
         refuse([recording for recording, _ in self.files], error, "gradient")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,13 +22,9 @@ NDArray = npt.NDArray[Any]
 _ARGUMENTS = ("pooled_height", "pooled_width", "spatial_scale", "sample_num", "roi_end_mode")
 
 
-def refuse_graph_mode() -> None:
-    """Raise RuntimeError in graph mode."""
-    if ms.get_context("mode") == ms.GRAPH_MODE:
-        raise RuntimeError(
-            "record: MindSpore is in graph mode, whose graphs do not call Python, so nothing could be recorded."
-            " Call mindspore.set_context(mode=mindspore.PYNATIVE_MODE) first, and do without mindspore.jit."
-        )
+def runs_graphs() -> bool:
+    """Tell whether MindSpore makes graphs of cells, which do not call Python; with MS_JIT=0 it does in no mode."""
+    return bool(ms.get_context("mode") == ms.GRAPH_MODE) and os.environ.get("MS_JIT") != "0"
 
 
 def patch() -> Callable[[], None]:

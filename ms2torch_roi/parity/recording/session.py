@@ -6,7 +6,8 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import Any
 import numpy.typing as npt
 
 from . import calls
-from .calls import Call
+from .calls import Call, FeaturesElsewhere
 
 NDArray = npt.NDArray[Any]
 
 # More than a file has in it beside its arrays and the message of an error.
 _OVERHEAD = 8192  # bytes
+
+# The digest of features, their shape and dtype.
+_Known = tuple[str, tuple[int, ...], str]
 
 
 class Recording:
@@ -52,6 +56,7 @@ class Recording:
         self._start = ""
         self._number = 0  # of the last file
         self._bytes = 0  # of all files, with those being written, and gradients that may come
+        self._features: dict[_Known, str] = {}  # the files that have them
         self._full = False
         self._warnings: set[str] = set()
 
@@ -74,7 +79,9 @@ class Recording:
         call = replace(call, case=replace(call.case, features=features), output=output)
         of_channels = features.nbytes + (0 if output is None else output.nbytes)
         to_come = of_channels if gradients else 0
-        size = of_channels + call.case.rois.nbytes
+        known = self._known(features)
+        features_in = self._features_in(known)
+        size = of_channels - (0 if features_in is None else features.nbytes) + call.case.rois.nbytes
         size += 4 * len(json.dumps(call.error_message)) + _OVERHEAD + to_come
         with _lock:
             limits = (
@@ -91,11 +98,26 @@ class Recording:
         if reached:
             self._warn(f"{reached[0]} is reached: later calls are not recorded in {self.directory}")
             return None
-        to_disk(path, call)
+        with writing(path):
+            calls.write(path, call, features_in)
         with _lock:
             self._bytes += path.stat().st_size + to_come - size
             self.paths.append(path)
+            if known is not None and features_in is None:
+                self._features[known] = path.name
         return path
+
+    def _known(self, features: NDArray) -> _Known | None:
+        """Return what features are known by, unless they are too small to be worth a look in another file."""
+        if features.nbytes <= _OVERHEAD:
+            return None
+        return calls.sha256(features), features.shape, features.dtype.name
+
+    def _features_in(self, known: _Known | None) -> FeaturesElsewhere | None:
+        """Return the file of an earlier call of the same features, as those that several heads pool."""
+        if known is None or known not in self._features or not (self.directory / self._features[known]).exists():
+            return None
+        return FeaturesElsewhere(self._features[known], known[0])
 
     def _warn(self, message: str) -> None:
         """Warn, if this recording has not said so before."""
@@ -106,16 +128,13 @@ class Recording:
             warnings.warn(f"ms2torch_roi.record: {message}", stacklevel=2)
 
 
-def to_disk(path: Path, call: Call) -> None:
-    """Write a call to a file.
-
-    Raises:
-        OSError: it cannot be written; the error names the file.
-    """
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of an OSError that a call could not be recorded, and name its file."""
     try:
-        calls.write(path, call)
+        yield
     except OSError as error:
-        message = f"a call could not be recorded: {error.strerror or error}"
+        message = f"a call could not be recorded: {error.strerror or error}; the calls before it are whole"
         raise OSError(error.errno, message, str(path)) from error
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..recording import calls
+from ..recording import members
 from ..verdicts import Tolerance, Verdict, cause
 from . import Origin, Run, schema
 
@@ -77,7 +77,7 @@ def read(file: Path) -> Run:
         ValueError: it holds something else, or another format; the message names the file and the field.
     """
     try:
-        calls.check_is_file(file)
+        members.check_is_file(file)
         return from_json(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse))
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{file}: not a report of ms2torch-roi: {error}") from error

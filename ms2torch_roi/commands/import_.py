@@ -1,0 +1,203 @@
+"""``ms2torch-roi import``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import PASSED, CouldNotRunError, arguments
+
+NDArray = npt.NDArray[Any]
+
+HELP = "make recorded calls of arrays that were saved or dumped"
+DESCRIPTION = (
+    "Make recorded calls, for replay and identify, of the features, rois and output that were saved from a call of"
+    " either operator: arrays in .npz files, each file a call; one .npy file for each array; or what MindSpore has"
+    " dumped of its operator in graph mode too (MINDSPORE_DUMP_CONFIG, file_format npy), of which FILE is the output."
+)
+EPILOG = "Exit status: 0, or 2 if something could not be read, is no such call, or could not be written."
+
+# Arguments of the operators by options, and the option that says which operator it is.
+_OPTIONS = {
+    "--pooled": {"--samples": "sample_num", "--mode": "roi_end_mode"},
+    "--output-size": {"--sampling-ratio": "sampling_ratio", "--aligned": "aligned"},
+}
+_ARRAYS = ("features", "rois", "output", "output_gradient", "features_gradient")
+
+# NAME.TIME.output.0.FORMAT.DTYPE.npy, where NAME says which operator it was, and TIME is the time of each file.
+_DUMPED = re.compile(r"(.+)\.(\d+)\.(input\.[01]|output\.0)(\..+)?\.npy")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help=".npz files, or outputs that MindSpore has dumped as .npy"
+    )
+    for name in _ARRAYS:
+        is_optional = name.endswith("gradient")
+        without = "optional" if is_optional else "default: %(default)s"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=None if is_optional else name,
+            metavar="NAME",
+            help=f"name of the array in the .npz, or a .npy file ({without})",
+        )
+    operator = parser.add_mutually_exclusive_group(required=True)
+    operator.add_argument(
+        "--pooled", type=int, nargs=2, metavar=("H", "W"), help="numbers of bins, of a call of mindspore.ops.ROIAlign"
+    )
+    operator.add_argument(
+        "--output-size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="numbers of bins, of a call of torchvision.ops.roi_align",
+    )
+    parser.add_argument(
+        "--scale", type=arguments.scale, required=True, metavar="S", help="its spatial_scale: 0.0625, or 1/16"
+    )
+    parser.add_argument("--samples", type=int, metavar="N", help="MindSpore's sample_num (default: 2)")
+    parser.add_argument(
+        "--mode", type=int, choices=(0, 1, 2, 3), help="MindSpore's roi_end_mode, 2 and 3 on Ascend (default: 1)"
+    )
+    parser.add_argument("--sampling-ratio", type=int, metavar="N", help="torchvision's (default: -1)")
+    parser.add_argument("--aligned", action="store_true", default=None, help="torchvision's, if it was True")
+    parser.add_argument("--device", default="CPU", metavar="D", help="what it ran on: CPU, GPU, Ascend, ...")
+    parser.add_argument("--framework-version", metavar="V", help="version of MindSpore or torchvision that ran it")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="PATH", help="folder for the calls, or a .npz file for a single one"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it, and return the exit status."""
+    from ..parity.recording import calls, saving
+
+    call = _call(options)
+    if not options.files and (named := [name for name in _given(options) if not name.endswith(".npy")]):
+        raise CouldNotRunError(f"give a .npz file that has {', '.join(named)} in it, or .npy files for them")
+    sources = [str(file) for file in options.files] or [options.output]
+    written, problems = 0, []
+    for source in sources:
+        path: Path = options.to
+        if path.suffix != calls.SUFFIX:
+            path = path / f"{Path(source).stem}{calls.SUFFIX}"
+        elif len(sources) > 1:
+            raise CouldNotRunError(f"--to: {path} is one file, for {len(sources):,} calls")
+        try:
+            arrays: dict[str, Any] = dict(_arrays(options, source if options.files else None))
+            if path.exists():
+                raise FileExistsError(f"{path} is there already")
+            saving.save_call(path, **arrays, **call)
+            written += 1
+        except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
+            message = str(error).removeprefix("save_call: ")
+            problems.append(message if source in message else f"{source}: {message}")
+    if written:
+        print(f"{written:,} recorded call{'s' * (written > 1)} in {options.to}")
+    if problems:
+        raise CouldNotRunError("; ".join(problems))
+    return PASSED
+
+
+def _call(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is known of each call beside its arrays."""
+    is_mindspore = options.pooled is not None
+    chosen, other = ("--pooled", "--output-size")[:: 1 if is_mindspore else -1]
+    for option in _OPTIONS[other]:
+        if _value(options, option) is not None:
+            raise CouldNotRunError(f"{option} goes with {other}, not with {chosen}")
+    call = {name: _value(options, option) for option, name in _OPTIONS[chosen].items()}
+    call = {name: value for name, value in call.items() if value is not None}
+    if is_mindspore:
+        call["pooled_height"], call["pooled_width"] = options.pooled
+    else:
+        call["output_size"] = options.output_size
+    framework = "mindspore" if is_mindspore else "torchvision"
+    versions = {} if options.framework_version is None else {framework: options.framework_version}
+    return {**call, "spatial_scale": options.scale, "device": options.device, "versions": versions}
+
+
+def _value(options: argparse.Namespace, option: str) -> Any:
+    return getattr(options, option.removeprefix("--").replace("-", "_"))
+
+
+def _arrays(options: argparse.Namespace, source: str | None) -> Iterator[tuple[str, NDArray]]:
+    """Yield the arrays of a call by name; ``source`` is the file that they are in, if it is one."""
+    if source is not None and source.endswith(".npy"):
+        for name, file in _dumped(Path(source)).items():
+            yield name, _npy(file)
+        return
+    named = [name for name in _given(options) if not name.endswith(".npy")]
+    npz = {} if source is None else _npz(Path(source), named)
+    for name in _ARRAYS:
+        value: str | None = getattr(options, name)
+        if value is not None:
+            yield name, _npy(Path(value)) if value.endswith(".npy") else npz[value]
+
+
+def _given(options: argparse.Namespace) -> list[str]:
+    """Return the names of arrays and files that the options say."""
+    return [value for name in _ARRAYS if (value := getattr(options, name)) is not None]
+
+
+def _npy(file: Path) -> NDArray:
+    """Return the array in a file."""
+    found = _loaded(file)
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{file}: it holds several arrays: give it as FILE, and by --features the name of each")
+    return found
+
+
+def _npz(file: Path, names: list[str]) -> dict[str, NDArray]:
+    """Return the arrays of these names in a file."""
+    found = _loaded(file)
+    if isinstance(found, np.ndarray):
+        raise ValueError(f"{file}: it is one array; give .npy files by --features, --rois and --output")
+    if missing := [name for name in names if name not in found]:
+        raise ValueError(f"{file}: there is no {' and no '.join(missing)} in it, but {', '.join(found) or 'nothing'}")
+    return {name: found[name] for name in names}
+
+
+def _loaded(file: Path) -> NDArray | dict[str, NDArray]:
+    from ..parity.recording import members
+
+    try:
+        members.check_is_file(file)
+        found = np.load(file, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            return dict(found)
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds for a file that is damaged
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
+
+
+def _dumped(output: Path) -> dict[str, Path]:
+    """Return the files of a call, of which MindSpore has dumped this output: those of its inputs stand beside it."""
+    name = _DUMPED.fullmatch(output.name)
+    if name is None or name[3] != "output.0":
+        raise ValueError(
+            f"{output}: it is no output that MindSpore has dumped (ROIAlign.*.output.0.*.npy);"
+            " give other .npy files by --features, --rois and --output"
+        )
+    # What ran several times in a step has several files of each kind, in the order of their times.
+    of_kind: dict[str, list[tuple[int, Path]]] = {"input.0": [], "input.1": [], "output.0": []}
+    for file in output.parent.iterdir():
+        other = _DUMPED.fullmatch(file.name)
+        if other is not None and other[1] == name[1]:
+            of_kind[other[3]].append((int(other[2]), file))
+    files = {kind: [file for _, file in sorted(found)] for kind, found in of_kind.items()}
+    if len({len(found) for found in files.values()}) > 1:
+        counts = ", ".join(f"{len(found)} of {kind}" for kind, found in files.items())
+        raise ValueError(f"{output}: beside it there are {counts} of that operator, not as many of each")
+    number = files["output.0"].index(output)
+    return {"features": files["input.0"][number], "rois": files["input.1"][number], "output": output}

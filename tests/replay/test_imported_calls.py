@@ -1,0 +1,189 @@
+"""`ms2torch-roi import` makes recorded calls of what people have saved, and says what is missing in it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ms2torch_roi import reference
+from ms2torch_roi.parity import operators
+from ms2torch_roi.parity.recording import calls
+
+RNG = np.random.default_rng(0)
+FEATURES = RNG.standard_normal((2, 3, 16, 20)).astype(np.float32)
+CORNERS = RNG.uniform(0, 40, (20, 2))
+ROIS = np.hstack((RNG.integers(0, 2, (20, 1)), CORNERS, CORNERS + RNG.uniform(1, 40, (20, 2)))).astype(np.float32)
+CALL = ("--pooled", 3, 2, "--scale", "1/4")
+
+
+@pytest.fixture
+def dump(tmp_path, monkeypatch):
+    """Save what a call of MindSpore gave, by names of a user's own."""
+    monkeypatch.chdir(tmp_path)
+
+    def dump(name="dump.npz", **changes):
+        arrays = {"f": FEATURES, "r": ROIS, "o": reference.ms_roi_align(FEATURES, ROIS, 3, 2, 0.25), **changes}
+        np.savez(tmp_path / name, **{key: array for key, array in arrays.items() if array is not None})
+        return name
+
+    return dump
+
+
+NAMES = ("--features", "f", "--rois", "r", "--output", "o")
+
+
+@pytest.mark.needs_mindspore
+def test_a_call_of_mindspore_that_a_user_saved_replays_to_the_same_bits(run_command, dump, tmp_path, ms):
+    output = ms.ops.ROIAlign(3, 2, 0.25, 2, 0)(ms.Tensor(FEATURES), ms.Tensor(ROIS)).asnumpy()
+    options = ("--samples", 2, "--mode", 0, "--framework-version", "2.x", "--to", "calls")
+    result = run_command("import", dump(o=output), *NAMES, *CALL, *options)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1 recorded call in calls\n", "")
+    result = run_command("replay", "calls")
+    assert result.returncode == 0
+    assert "IDENTICAL: 1 case," in result.stdout
+    assert calls.read(tmp_path / "calls" / "dump.npz").versions == {"mindspore": "2.x"}
+    assert "1 recorded calls of MindSpore 2.x on CPU" in run_command("identify", "calls").stdout
+
+
+def test_a_wrong_output_differs_and_is_explained(run_command, dump):
+    aligned = reference.tv_roi_align(FEATURES, ROIS, (3, 2), 0.25, 2, aligned=True)
+    assert run_command("import", dump(o=aligned), *NAMES, *CALL, "--to", "calls").returncode == 0
+    result = run_command("replay", "calls")
+    assert result.returncode == 1
+    assert "DIFFERENT: 1 of 1 case failed" in result.stdout
+    assert "aligned=True" in result.stdout
+
+
+@pytest.mark.needs_mindspore
+def test_a_call_of_torchvision_has_its_own_arguments_and_gradients(run_command, dump, tmp_path):
+    output = reference.tv_roi_align(FEATURES, ROIS, (3, 2), 0.25, 2, aligned=True)
+    dump("call.npz", o=output)
+    call = ("--output-size", 3, 2, "--scale", 0.25, "--sampling-ratio", 2, "--aligned")
+    assert run_command("import", "call.npz", *NAMES, *call, "--to", "one.npz").returncode == 0
+    case = calls.read(tmp_path / "one.npz").case
+    gradient = operators.original_gradient(case, output)
+    dump("call.npz", o=output, features_gradient=gradient)
+    gradients = ("--output-gradient", "o", "--features-gradient", "features_gradient")
+    assert run_command("import", "call.npz", *NAMES, *gradients, *call, "--to", "calls").returncode == 0
+    result = run_command("replay", "one.npz", "calls")
+    assert result.returncode == 0
+    assert "IDENTICAL: 3 cases" in result.stdout
+
+
+def test_arrays_may_be_in_files_of_their_own_and_files_of_many_calls(run_command, dump, tmp_path):
+    with np.load(dump()) as saved:
+        for name in saved.files:
+            np.save(tmp_path / f"{name}.npy", saved[name])
+    files = ("--features", "f.npy", "--rois", "r.npy", "--output", "o.npy")
+    assert run_command("import", *files, *CALL, "--to", "calls").returncode == 0
+    dump("2.npz", r=None)
+    dump("3.npz", r=None)
+    result = run_command("import", "2.npz", "3.npz", *NAMES[:2], "--rois", "r.npy", *NAMES[4:], *CALL, "--to", "calls")
+    assert (result.returncode, result.stdout) == (0, "2 recorded calls in calls\n")
+    assert sorted(path.name for path in (tmp_path / "calls").iterdir()) == ["2.npz", "3.npz", "o.npz"]
+    first, *others = [calls.read(path) for path in (tmp_path / "calls").iterdir()]
+    assert all(call.output.tobytes() == first.output.tobytes() for call in others)
+
+
+GRAPH = """
+import json, os, sys
+import numpy as np
+folder = os.getcwd()
+common = {"op_debug_mode": 0, "dump_mode": 1, "path": folder + "/dumped", "net_name": "net", "iteration": "all",
+          "saved_data": "tensor", "input_output": 0, "kernels": ["ROIAlign"], "support_device": [0],
+          "file_format": "npy"}
+with open("dump.json", "w") as file:
+    json.dump({"common_dump_settings": common, "e2e_dump_settings": {"enable": True, "trans_flag": True}}, file)
+os.environ["MINDSPORE_DUMP_CONFIG"] = folder + "/dump.json"
+import mindspore as ms
+ms.set_context(mode=ms.GRAPH_MODE)
+class Head(ms.nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = ms.ops.ROIAlign(3, 2, 0.25), ms.ops.ROIAlign(3, 2, 0.25, 2, 0)
+    def construct(self, features, rois):
+        return self.first(features * 2, rois) + self.second(features, rois)
+head = Head()
+with np.load("dump.npz") as saved:
+    for scale in (1, 3):
+        head(ms.Tensor(saved["f"] * np.float32(scale)), ms.Tensor(saved["r"]))
+"""
+
+
+@pytest.mark.needs_mindspore
+def test_what_mindspore_dumps_in_graph_mode_replays_to_the_same_bits(run_command, dump, tmp_path):
+    dump()
+    (tmp_path / "graph.py").write_text(GRAPH)
+    result = subprocess.run([sys.executable, "graph.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    outputs = sorted((tmp_path / "dumped").rglob("*.output.0.*.npy"))
+    assert len(outputs) == 4
+    for output in outputs:
+        kind, operator, *_ = output.name.split(".")
+        (features,) = output.parent.glob(f"{kind}.{operator}.*.input.0.*.npy")
+        is_first = np.load(features)[0, 0, 0, 0] / FEATURES[0, 0, 0, 0] in (2, 6)
+        assert run_command("import", output, *CALL, "--mode", int(is_first), "--to", "calls").returncode == 0
+    result = run_command("replay", "calls")
+    assert "IDENTICAL: 4 cases" in result.stdout
+    inputs = sorted((tmp_path / "dumped").rglob("*.input.1.*.npy"))
+    assert "is no output that MindSpore has dumped" in run_command("import", inputs[0], *CALL, "--to", "calls").stderr
+    inputs[0].unlink()
+    result = run_command("import", *outputs, *CALL, "--to", "more")
+    assert "beside it there are 1 of input.0, 0 of input.1, 1 of output.0" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dump.npz", *CALL], "dump.npz: there is no features and no rois and no output in it, but f, r, o"),
+        (["dump.npz", *NAMES, "--features", "x", *CALL], "dump.npz: there is no x in it, but f, r, o"),
+        (["dump.npz", *NAMES, "--pooled", 3, 3, "--scale", 1],
+         "dump.npz: output has shape (20, 3, 3, 2), but this call has (20, 3, 3, 3)"),
+        (["dump.npz", *NAMES, "--rois", "f", *CALL], "dump.npz: rois must have shape (K, 5)"),
+        (["double.npz", *NAMES, *CALL], "double.npz: rois must be a tensor of torch or MindSpore or a NumPy array, of"
+                                        " float16 or float32, got ndarray of float64"),
+        (["dump.npz", *NAMES, *CALL, "--output-gradient", "o"], "give output_gradient and features_gradient"),
+        (["dump.npz", *NAMES, *CALL, "--aligned"], "--aligned goes with --output-size, not with --pooled"),
+        (["dump.npz", *NAMES, *CALL, "--mode", 2], "roi_end_mode must be 0 or 1, got 2"),
+        (["dump.npz", *NAMES, "--scale", 1], "one of the arguments --pooled --output-size is required"),
+        (["dump.npz", *NAMES, *CALL[:3]], "the following arguments are required: --scale"),
+        (["nowhere.npz", *NAMES, *CALL], "No such file or directory: 'nowhere.npz'"),
+        (["text.npz", *NAMES, *CALL], "text.npz: ValueError: "),
+        (["object.npz", *NAMES, *CALL], "object.npz: ValueError: Object arrays cannot be loaded"),
+        (["one.npy", *NAMES, *CALL], "one.npy: it is no output that MindSpore has dumped (ROIAlign.*.output.0.*.npy)"),
+        (["array.npz", *NAMES, *CALL], "array.npz: it is one array; give .npy files by --features, --rois and"),
+        (["dump.npz", *NAMES, *CALL, "--rois", "zip.npy"], "zip.npy: it holds several arrays: give it as FILE"),
+        ([*NAMES, *CALL], "give a .npz file that has f, r, o in it, or .npy files for them"),
+        ([".", *NAMES, *CALL], ".: ValueError: it is a folder, not a file"),
+        (["dump.npz", "double.npz", *NAMES, *CALL, "--to", "new.npz"], "--to: new.npz is one file, for 2 calls"),
+        (["dump.npz", *NAMES, *CALL, "--to", "."], "dump.npz is there already"),
+    ],
+)  # fmt: skip
+def test_what_is_no_call_is_refused_in_one_line(run_command, dump, tmp_path, arguments, message):
+    content = (tmp_path / dump()).read_bytes()
+    dump("double.npz", r=ROIS.astype(float))
+    dump("object.npz", o=np.array([{}], object))
+    (tmp_path / "text.npz").write_text("no arrays")
+    np.save(tmp_path / "one.npy", FEATURES)
+    (tmp_path / "array.npz").write_bytes((tmp_path / "one.npy").read_bytes())
+    (tmp_path / "zip.npy").write_bytes(content)
+    result = run_command("import", "--to", "calls", *arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert message in result.stderr
+    assert not (tmp_path / "calls").exists()
+    assert (tmp_path / "dump.npz").read_bytes() == content
+
+
+def test_the_calls_beside_one_that_is_refused_are_made(run_command, dump, tmp_path):
+    dump("right.npz")
+    dump("wrong.npz", o=None)
+    dump("other.npz", r=None)
+    result = run_command("import", "wrong.npz", "right.npz", "other.npz", *NAMES, *CALL, "--to", "calls")
+    assert result.returncode == 2
+    assert result.stdout == "1 recorded call in calls\n"
+    (line,) = result.stderr.splitlines()
+    assert "wrong.npz: there is no o in it, but f, r; other.npz: there is no r in it, but f, o" in line
+    assert [path.name for path in (tmp_path / "calls").iterdir()] == ["right.npz"]
