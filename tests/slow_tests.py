@@ -14,6 +14,7 @@ SLOW = {
     "tests/migrate/test_commands.py::test_without_libcst_the_extra_is_named",
     "tests/migrate/test_rewritten_models.py",
     "tests/parity/test_broken_adapters.py",
+    "tests/parity/test_closest.py",
     "tests/parity/test_gradients.py::test_random_case",
     "tests/parity/test_identification.py",
     "tests/parity/test_known_mistakes.py",
