@@ -101,7 +101,7 @@ def test_a_gradient_has_a_closest_rule_too():
 
 
 def test_what_is_not_finite_on_one_side_is_counted():
-    case = replace(CASE, rois=np.tile(CASE.rois, (200, 1)))
+    case = replace(CASE, rois=np.tile(CASE.rois, (1000, 1)))
     expected, actual = operators.reference(case), noisy(operators.reference(replace(case, roi_end_mode=0)))
     actual[-1, 0, 0, 0] = np.nan
     assert diagnosis.explain(case, expected, actual).endswith(
