@@ -16,6 +16,7 @@ SLOW = {
     "tests/migrate/test_rewriting.py::test_it_is_done_at_once",
     "tests/migrate/test_rewritten_models.py",
     "tests/parity/test_broken_adapters.py",
+    "tests/parity/test_closest.py",
     "tests/parity/test_diagnosis.py::test_corrupt_values_of_random_cases_follow_no_rule",
     "tests/parity/test_diagnosis.py::test_explanations_do_not_depend_on_those_before",
     "tests/parity/test_diagnosis.py::test_the_rule_asked_for_is_that_of_the_reference",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,10 +19,11 @@ class Form:
         library: its package.
         name: of the operator.
         parameters: their defaults, in the order of the call, by the names that the port has for them.
-        target: the port's name in ``ms2torch_roi``, None if there is none.
+        target: the port's name in ``ms2torch_roi``, dotted if it is of a module there; None if there is none.
         by_hand: what to do where there is none.
         renamed: further names of parameters, and what the port calls them.
         allowed: the values that have a port, of parameters with others too.
+        methods: what the objects that it makes can do and those of the port can too, beside a call.
         is_function: it returns the pooled values, rather than what computes them.
     """
 
@@ -33,6 +34,7 @@ class Form:
     by_hand: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     allowed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    methods: Collection[str] = ()
     is_function: bool = False
 
     @property
@@ -49,8 +51,18 @@ class Form:
         """Whether every call of it is a call of the port, with the same arguments."""
         return self.target is not None and list(self.parameters.items()) == list(PORTS[self.target].items())
 
+    @property
+    def module(self) -> str:
+        """The module of the port."""
+        return ".".join(filter(None, (PACKAGE, (self.target or "").rpartition(".")[0])))
 
-# What the ports take. They are those of MindSpore's and torchvision's own operators.
+
+PACKAGE = "ms2torch_roi"
+
+_OF_TORCHVISION = {"output_size": REQUIRED, "spatial_scale": REQUIRED, "sampling_ratio": REQUIRED, "aligned": False}
+_MMCV = {"spatial_scale": 1.0, "sampling_ratio": 0, "pool_mode": "avg", "aligned": True}
+
+# What the ports take. They are those of the originals' own operators.
 PORTS: Mapping[str, Mapping[str, Any]] = {
     "ROIAlign": {
         "pooled_height": REQUIRED,
@@ -59,7 +71,9 @@ PORTS: Mapping[str, Mapping[str, Any]] = {
         "sample_num": 2,
         "roi_end_mode": 1,
     },
-    "RoIAlign": {"output_size": REQUIRED, "spatial_scale": REQUIRED, "sampling_ratio": REQUIRED, "aligned": False},
+    "RoIAlign": _OF_TORCHVISION,
+    "compat.detectron2.ROIAlign": {**_OF_TORCHVISION, "aligned": True},
+    "compat.mmcv.RoIAlign": {"output_size": REQUIRED, **_MMCV, "use_torchvision": False},
     "roi_align": {
         "input": REQUIRED,
         "boxes": REQUIRED,
@@ -68,31 +82,41 @@ PORTS: Mapping[str, Mapping[str, Any]] = {
         "sampling_ratio": -1,
         "aligned": False,
     },
+    "MultiScaleRoIAlign": {
+        "featmap_names": REQUIRED,
+        "output_size": REQUIRED,
+        "sampling_ratio": REQUIRED,
+        "canonical_scale": 224,
+        "canonical_level": 4,
+    },
 }
 
-_SEVERAL_LEVELS = "pool each roi on the level that the framework assigns it to"
-_MMCV = {"spatial_scale": 1.0, "sampling_ratio": 0, "pool_mode": "avg", "aligned": True}
+# Parameters that the ports take by their names only.
+BY_NAME_ONLY = ("canonical_scale", "canonical_level")
+
+_CHAINED = ("add_prim_attr", "recompute", "set_device")
+_FORWARD = ("forward",)
 _OLD_MMCV_NAMES = {"out_size": "output_size", "sample_num": "sampling_ratio"}
 _AVERAGE = {"pool_mode": ("avg",)}
 
 _FORMS = (
-    Form("mindspore", "ROIAlign", PORTS["ROIAlign"], "ROIAlign", allowed={"roi_end_mode": (0, 1)}),
-    Form("torchvision", "RoIAlign", PORTS["RoIAlign"], "RoIAlign"),
+    Form("mindspore", "ROIAlign", PORTS["ROIAlign"], "ROIAlign", allowed={"roi_end_mode": (0, 1)}, methods=_CHAINED),
+    Form("torchvision", "RoIAlign", PORTS["RoIAlign"], "RoIAlign", methods=_FORWARD),
     Form("torchvision", "roi_align", PORTS["roi_align"], "roi_align", is_function=True),
     Form(
         "torchvision",
         "MultiScaleRoIAlign",
-        {
-            "featmap_names": REQUIRED,
-            "output_size": REQUIRED,
-            "sampling_ratio": REQUIRED,
-            "canonical_scale": 224,
-            "canonical_level": 4,
-        },
-        None,
-        _SEVERAL_LEVELS,
+        PORTS["MultiScaleRoIAlign"],
+        "MultiScaleRoIAlign",
+        methods=_FORWARD,
     ),
-    Form("detectron2", "ROIAlign", {**PORTS["RoIAlign"], "aligned": True}, "RoIAlign"),
+    Form(
+        "detectron2",
+        "ROIAlign",
+        PORTS["compat.detectron2.ROIAlign"],
+        "compat.detectron2.ROIAlign",
+        methods=_FORWARD,
+    ),
     # detectron2 passes torchvision's function on.
     Form("detectron2", "roi_align", PORTS["roi_align"], "roi_align", is_function=True),
     Form(
@@ -107,15 +131,16 @@ _FORMS = (
             "canonical_level": 4,
         },
         None,
-        _SEVERAL_LEVELS,
+        "pool each roi on its own level, by the thresholds of ms2torch_roi.levels.DETECTRON2",
     ),
     Form(
         "mmcv",
         "RoIAlign",
-        {"output_size": REQUIRED, **_MMCV, "use_torchvision": False},
-        "RoIAlign",
+        PORTS["compat.mmcv.RoIAlign"],
+        "compat.mmcv.RoIAlign",
         renamed=_OLD_MMCV_NAMES,
-        allowed={**_AVERAGE, "use_torchvision": (False, True)},
+        allowed=_AVERAGE,
+        methods=_FORWARD,
     ),
     Form(
         "mmcv",

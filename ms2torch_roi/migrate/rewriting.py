@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from .forms import PORTS, REQUIRED
+from .forms import PACKAGE, PORTS, REQUIRED
 from .sites import Scan, Site, scan_source
 from .source import Source, split_lines
-
-PACKAGE = "ms2torch_roi"
 
 
 @dataclass(frozen=True, order=True)
@@ -54,7 +52,8 @@ def rewritable(scan: Scan, direction: str | None = None) -> list[Site]:
 def edits(source: Source, sites: Sequence[Site]) -> list[Edit]:
     """Return what is to be edited for sites of a source that can be rewritten."""
     found = [edit for site in sites for edit in _edits_of_site(source, site)]
-    return [*_import(source), *found] if found else []
+    modules = {site.form.module for site in sites if site.operator is not None}
+    return [*_imports(source, sorted(modules)), *found] if found else []
 
 
 def edited(text: str, edits: Iterable[Edit], first_line: int = 1) -> str:
@@ -105,11 +104,14 @@ def _edits_of_arguments(source: Source, site: Site, call: cst.Call) -> Iterator[
         yield Edit(end, end, "".join(added))
 
 
-def _import(source: Source) -> Iterator[Edit]:
-    """Yield the import of the package, after the imports that a source begins with, if it has none."""
+def _imports(source: Source, modules: Sequence[str]) -> Iterator[Edit]:
+    """Yield the imports of modules of the package, after those that a source begins with, without what it has."""
     body, newline = source.module.body, source.module.default_newline
-    if any(name.partition(".")[0] == PACKAGE for statement in body for name in _imported(statement)):
+    there = [name for statement in body for name in _imported(statement)]
+    missing = [module for module in modules if not any(f"{name}.".startswith(f"{module}.") for name in there)]
+    if not missing:
         return
+    imports = newline.join(f"import {module}" for module in missing)
     last, gap = None, ""
     for number, statement in enumerate(body):
         is_docstring = number == 0 and source.module.get_docstring() is not None
@@ -118,11 +120,11 @@ def _import(source: Source) -> Iterator[Edit]:
         last, gap = statement, newline if is_docstring or _is_future(statement) else ""
     if last is not None:
         place = source.end_of_line(last)
-        yield Edit(place, place, f"{newline}{gap}import {PACKAGE}")
+        yield Edit(place, place, f"{newline}{gap}{imports}")
     else:
         decorators = body[0].decorators if isinstance(body[0], cst.FunctionDef | cst.ClassDef) else ()
         place = source.line([*decorators, body[0]][0]), 0
-        yield Edit(place, place, f"import {PACKAGE}{newline}{newline}")
+        yield Edit(place, place, f"{imports}{newline}{newline}")
 
 
 def _is_import(statement: cst.BaseStatement | cst.SimpleStatementLine) -> bool:

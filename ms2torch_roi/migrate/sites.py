@@ -10,7 +10,7 @@ from typing import Any
 import libcst as cst
 
 from . import surroundings, values
-from .forms import LIBRARIES, PORTS, REQUIRED, TO_TORCH, Form, form_in, form_of
+from .forms import BY_NAME_ONLY, LIBRARIES, PACKAGE, PORTS, REQUIRED, TO_TORCH, Form, form_in, form_of
 from .source import Name, Source
 from .surroundings import Note
 
@@ -85,7 +85,7 @@ def scan_source(source: Source) -> Scan:
     sites = tuple(sorted(_Finder(source).sites(), key=lambda site: site.line))
     notes = surroundings.graph_mode(source)
     if sites:
-        notes += surroundings.levels(source) + surroundings.padded_rois(source)
+        notes += surroundings.levels(source) + surroundings.padded_rois(source) + surroundings.extractors(source)
     return Scan(sites, tuple(sorted(notes, key=lambda note: note.line)))
 
 
@@ -175,7 +175,7 @@ class _Finder:
             self.source.line(assign),
             form,
             self.source.text(assign),
-            becomes=None if form.target is None else f"{self.source.text(target)} = ms2torch_roi.{form.target}",
+            becomes=None if form.target is None else f"{self.source.text(target)} = {PACKAGE}.{form.target}",
             left=left,
             operator=node,
         )
@@ -240,8 +240,11 @@ class _Finder:
             passed = [self.source.text(argument).rstrip(", ") for argument in call.args]
         else:
             defaults = {name: Argument(repr(form.parameters[name]), None) for name in PORTS[form.target]}
-            passed = [arguments.get(name, default).resolved for name, default in defaults.items()]
-        return f"ms2torch_roi.{form.target}({', '.join(passed)})"
+            passed = [
+                f"{name}=" * (name in BY_NAME_ONLY) + arguments.get(name, default).resolved
+                for name, default in defaults.items()
+            ]
+        return f"{PACKAGE}.{form.target}({', '.join(passed)})"
 
     def _use_of_object(self, call: cst.Call, form: Form) -> str | None:
         """Return which attribute of the operator that a call makes is used, if the port may not have it."""
@@ -250,7 +253,7 @@ class _Finder:
         targets = self.source.targets(self.source.parent(call))
         for use in (call, *(use for target in targets for use in self.source.uses(target) or ())):
             attribute = self.source.parent(use)
-            if isinstance(attribute, cst.Attribute) and attribute.attr.value not in form.parameters:
+            if isinstance(attribute, cst.Attribute) and attribute.attr.value not in {*form.parameters, *form.methods}:
                 return f"line {self.source.line(attribute)}: .{attribute.attr.value} is the original's own"
         return None
 
@@ -307,4 +310,13 @@ def _notes(form: Form, arguments: Mapping[str, Argument]) -> Iterator[tuple[str,
         if form.direction == TO_TORCH:
             yield "adaptive-grid", "an adaptive grid depends on the values of rois: it cannot be exported", False
         else:
-            yield "adaptive-grid", "an adaptive grid depends on the values of boxes: graph mode refuses it", True
+            text = (
+                "an adaptive grid depends on the values of boxes: graph mode has it on a CPU only, where the lengths of"
+                " all inputs are known when it compiles, and it cannot be exported"
+            )
+            yield "adaptive-grid", text, True
+    if _hides(arguments) or "pool_mode" not in form.parameters:
+        return
+    if _values(form, arguments, "pool_mode") is None:
+        text = f"pool_mode is {arguments['pool_mode'].text}, which cannot be told here: the port refuses 'max'"
+        yield "pool-mode-unknown", text, True

@@ -1,4 +1,4 @@
-"""What around the calls of a source matters to all of them: graph mode, levels, and padded rois."""
+"""What around the calls of a source matters to all of them: graph mode, levels, padded rois and extractors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def levels(source: Source) -> list[Note]:
     """
     text = (
         "levels by a logarithm: the frameworks round it differently, so that some boxes get another level; compare the"
-        " levels, or choose them by thresholds on the size of a box"
+        " levels, or choose them by the thresholds of ms2torch_roi.levels"
     )
     for call in source.nodes(cst.Call):
         if _last_name(call.func) in ("log", "log2"):
@@ -83,6 +83,24 @@ def padded_rois(source: Source) -> list[Note]:
         ):
             return [Note(source.line(call), "padded-rois", text, False)]
     return []
+
+
+def extractors(source: Source) -> list[Note]:
+    """Return the classes that look like the extractor of MindSpore's detectors: cells of its name."""
+    text = (
+        "this may be the extractor of MindSpore's detectors: ms2torch_roi.SingleRoIExtractor does the same on torch and"
+        " pools each roi once; give it the formula of these levels, and leave out a config in front"
+    )
+    return [
+        Note(source.line(defined), "extractor", text, False)
+        for defined in source.nodes(cst.ClassDef)
+        if re.search("single_?roi_?extractor", defined.name.value, re.IGNORECASE)
+        and any(_is_cell(source, base.value) for base in defined.bases)
+    ]
+
+
+def _is_cell(source: Source, base: cst.BaseExpression) -> bool:
+    return any(re.fullmatch(r"mindspore\.(.+\.)?Cell", name or "") for name in source.imported_names(base))
 
 
 def _last_name(function: cst.BaseExpression) -> str:

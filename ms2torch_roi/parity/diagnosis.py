@@ -7,33 +7,31 @@ fits there is confirmed on all values.
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..rules import Samples
+from . import trials
 from .cases import Case, MindSporeCase
-from .rules import Candidate, Rule, candidates_of, joined, pool, rules_by_name
-from .verdicts import GRADIENT_BOUND, flushed, same_bits
+from .rules import Candidate, Rule, candidates_of, joined, rules_by_name
+from .trials import Trial
+from .verdicts import GRADIENT_BOUND, distance, flushed, largest, same_bits
 
 NDArray = npt.NDArray[Any]
-
-# Rows that differ, and rows that do not, on which rules are tried before they are confirmed on all.
-_TRIED_DIFFERING, _TRIED_SAME = 4, 2
 
 # Each rule takes a backward pass to try.
 _MOST_DEVIATIONS_OF_GRADIENTS = 2
 
-# Boxes with more samples than these along an axis of a bin are tried only if there is no other.
-_FEW_SAMPLES = 8
-
 # The rules that most of the tried rows follow are tried on every row, up to so many.
 _MOST_PARTIAL = 4
 
-# Rows that are pooled before a look at whether all are as they should be.
-_ROWS_AT_ONCE = 16
+# The closest rule is told from others on so many times the rows.
+_TIMES_MORE = 8
+
+_NONE_FITS = "None of the known rules fits."
 
 # Rows that are named one by one.
 _NAMED = 5
@@ -61,11 +59,14 @@ def explain(case: Case, expected: NDArray, actual: NDArray) -> str:
     if expected.shape != actual.shape:
         sides = ((case.original, expected), ("The port", actual))
         return " ".join(filter(None, (_explain_shape(case, *side) for side in sides)))
+    sentences = []
     if expected.dtype != actual.dtype:
-        return f"The port returned {actual.dtype} where {case.original} returned {expected.dtype}."
+        sentences.append(f"The port returned {actual.dtype} where {case.original} returned {expected.dtype}.")
+        if actual.dtype.kind != "f" or same_bits(expected.astype(actual.dtype), actual).all():
+            return sentences[0]
+        actual = actual.astype(expected.dtype)
     undefined = case.undefined
     different = ~same_bits(flushed(expected), flushed(actual))
-    sentences = []
     if actual[undefined].any():
         rows = np.flatnonzero(undefined & actual.any((1, 2, 3)))
         sentences.append(f"The port must give 0 for rows {case.undefined_reason}, and does not in {_listed(rows)}.")
@@ -120,28 +121,63 @@ def explain_gradient(case: Case, output_gradient: NDArray, expected: NDArray, ac
                         "In MindSpore the gradient of roi_end_mode=0 is that of roi_end_mode=1:"
                         " ROIAlign(..., backward_roi_end_mode=1) trains as MindSpore does."
                     )
+        if not sentences:
+            sides = ((f"{case.original}'s", expected), ("The port's", actual))
+            near = (_closest_gradient(case, output_gradient, candidates, channel, *side) for side in sides)
+            sentences = [sentence for sentence in near if sentence]
+            sentences[:0] = [_NONE_FITS] * bool(sentences)
         if sentences:
             return " ".join(sentences)
         different = ~same_bits(expected, actual)
-        return _extent(case, expected, actual, different, "gradient", _largest(expected))
+        return _extent(case, expected, actual, different, "gradient", largest(expected))
 
 
 def _explain_values(case: Case, expected: NDArray, actual: NDArray, different: NDArray) -> str:
     """Explain ``different`` values of rows that the original defines."""
-    trial = _try(case, *_to_try(case, expected, actual, different))
-    largest = _largest(case.features)
-    sentences = []
+    trial = trials.run(case, candidates_of(case), *trials.to_try(case, expected, actual, different))
+    most = largest(case.features)
+    sides = []
     for whose, values, others in (("the port's", actual, expected), (f"{case.original}'s", expected, actual)):
         # Zeros prove little: many a rule has boxes outside the image. Where the other side is NaN, they do.
         telling = (different & ((values != 0) | np.isnan(others))).any((1, 2, 3))
-        side = _Side(case, whose, values, different.any((1, 2, 3)), telling, largest)
+        sides.append(_Side(case, whose, values, different.any((1, 2, 3)), telling, most))
+    sentences = []
+    for side in sides:
         if sentence := _follows(side, trial):
             sentences.append(sentence[0].upper() + sentence[1:])
-            if values is expected:
+            if side.values is expected:
                 sentences.append(f"That is not the rule of {case.original} on a CPU.")
-    if sentences:
-        return " ".join(sentences)
-    return _extent(case, expected, actual, different, "feature", largest)
+    if not sentences:
+        more = trials.to_try(case, expected, actual, different, _TIMES_MORE)
+        sentences = [sentence for side in sides if (sentence := _closest(side, trial, *more))]
+        sentences[:0] = [_NONE_FITS] * bool(sentences)
+    return " ".join(sentences) or _extent(case, expected, actual, different, "feature", most)
+
+
+def _closest(side: _Side, trial: Trial, rows: NDArray, channel: slice) -> str:
+    """Return a sentence on the rule that the values of one side are near to, tried on more rows, or ""."""
+    case, whose, values, _, telling, most = side
+    near = trials.near(trials.errors(trial.values, values[trial.rows, trial.channel], most))
+    if not telling.any() or not near.any():
+        return ""
+    candidates = [trial.candidates[0], *itertools.compress(trial.candidates, near)]
+    tried = trials.run(case, candidates, rows, channel).values
+    asked, best = candidates[0], candidates[trials.nearest(trials.errors(tried, values[rows, channel], most))]
+    defined = np.flatnonzero(~case.undefined)
+    pools = np.stack([one.rule.pool(case, case.features, defined) for one in (asked, best)])
+    if not trials.near(trials.errors(pools, values[defined], most))[1]:
+        return ""
+    return _nearest(f"{whose[0].upper()}{whose[1:]} values are", best.description, distance(pools[1], values[defined]))
+
+
+def _nearest(whose: str, description: str, left: NDArray) -> str:
+    """Say which rule is the closest, and what it leaves unexplained."""
+    numbers = left[np.isfinite(left)]
+    share = 100 * np.count_nonzero(left) / left.size
+    sentence = f"{whose} closest to {description}. What is left differs by at most {numbers.max(initial=0):.2g}"
+    sentence += f" in {f'{share:.0f}' if share >= 1 else 'less than 1'} % of the values"
+    others = left.size - numbers.size
+    return f"{sentence}, and in {others:,} a number is NaN or infinity." if others else f"{sentence}."
 
 
 class _Side(NamedTuple):
@@ -155,30 +191,21 @@ class _Side(NamedTuple):
     largest_feature: float
 
 
-class _Trial(NamedTuple):
-    """What some rows pool to in one channel by each candidate: (candidates, rows, 1, pooled_height, pooled_width)."""
-
-    candidates: list[Candidate]
-    rows: NDArray
-    channel: slice
-    values: NDArray
-
-
-def _follows(side: _Side, trial: _Trial) -> str:
+def _follows(side: _Side, trial: Trial) -> str:
     """Return a sentence on the rule that the values of one side follow instead of the one asked for, or ""."""
-    case, whose, values, _, telling, largest = side
+    case, whose, values, _, telling, most = side
     if not telling.any():
         return ""
     defined = ~case.undefined
     candidates, on_tried = trial.candidates, values[trial.rows, trial.channel]
-    matches = _close(trial.values, on_tried).all((2, 3, 4))
+    matches = trials.close(trial.values, on_tried).all((2, 3, 4))
     if matches[0].all():
         return ""
     refuted = set[bytes]()
     for match, (rule, _, description) in zip(matches[1:], candidates[1:], strict=True):
         if not match.all() or (key := rule.key(case)) in refuted:
             continue
-        confirmed = functools.partial(_matching, case, rule, defined, values, stop=True)
+        confirmed = functools.partial(trials.matching, case, rule, defined, values, stop=True)
         if all(confirmed(channels=some)[defined].all() for some in (trial.channel, slice(None))):
             return f"{whose} values match {description}."
         refuted.add(key)
@@ -186,25 +213,25 @@ def _follows(side: _Side, trial: _Trial) -> str:
     if sentence := _follow_partly(side, trial, matches):
         return sentence
 
-    bounds = np.asarray([_rounding(case, candidate.rule.dtype, largest) for candidate in candidates])
-    close = _close(trial.values, on_tried, bounds.reshape(-1, 1, 1, 1, 1)).all((1, 2, 3, 4))
+    bounds = np.asarray([_rounding(case, candidate.rule.dtype, most) for candidate in candidates])
+    close = trials.close(trial.values, on_tried, bounds.reshape(-1, 1, 1, 1, 1)).all((1, 2, 3, 4))
     if close[0]:
         return ""
     for index in np.flatnonzero(close):
         rule, _, description = candidates[index]
         if rule.dtype == "float16":
             continue  # what rounding does in float16 is so large that rules would fit by chance
-        if _matching(case, rule, defined, values, bounds[index], stop=True)[defined].all():
+        if trials.matching(case, rule, defined, values, bounds[index], stop=True)[defined].all():
             return f"to within rounding, {whose} values match {description}."
     return ""
 
 
-def _follow_partly(side: _Side, trial: _Trial, matches: NDArray) -> str:
+def _follow_partly(side: _Side, trial: Trial, matches: NDArray) -> str:
     """Return a sentence on the rule that most of the rows follow that are not by the rule asked for, or ""."""
     case, whose, values, different, telling, _ = side
     candidates, rows, channel, tried = trial
     hits = matches & (~matches[0] & different[rows] & telling[rows])
-    wrong = different & ~_matching(case, candidates[0].rule, different, values, channels=channel)
+    wrong = different & ~trials.matching(case, candidates[0].rule, different, values, channels=channel)
     most, best, seen = 0, candidates[0], set[bytes]()
     for index in np.argsort(-hits.sum(1), kind="stable"):
         key = tried[index][hits[index]].tobytes()
@@ -213,12 +240,12 @@ def _follow_partly(side: _Side, trial: _Trial, matches: NDArray) -> str:
         if key in seen:
             continue
         seen.add(key)
-        found = _matching(case, candidates[index].rule, wrong, values, channels=channel) & telling
+        found = trials.matching(case, candidates[index].rule, wrong, values, channels=channel) & telling
         if found.sum() > most:
             most, best, matching = found.sum(), candidates[index], found
     if not most or 2 * most < wrong.sum():
         return ""
-    matching = _matching(case, best.rule, matching, values)
+    matching = trials.matching(case, best.rule, matching, values)
     if 2 * matching.sum() < wrong.sum():
         return ""
     of, every = int(matching.sum()), int(different.sum())
@@ -226,100 +253,37 @@ def _follow_partly(side: _Side, trial: _Trial, matches: NDArray) -> str:
     return f"in {rows_in_words} that differ{'s' * (every == 1)}, {whose} values match {best.description}."
 
 
-def _to_try(case: Case, expected: NDArray, actual: NDArray, different: NDArray) -> tuple[NDArray, slice]:
-    """Return a few rows to try rules on, first those that differ, and the channel with the most differences.
-
-    Boxes with few samples are quick, and those with many values that differ, or are not 0, tell rules apart. NaN on one
-    side does not tell how a box was moved.
-    """
-    asked, _ = rules_by_name(case).values()
-    slow = ~np.isfinite(case.rois).all(1) | (np.abs(asked.samples(case).grid).max(1) > _FEW_SAMPLES)
-    differing = different.sum((1, 2, 3))
-    numbers = (different & np.isfinite(expected) & np.isfinite(actual)).sum((1, 2, 3))
-    same = ~different.any((1, 2, 3)) & ~case.undefined
-    rows: list[int] = []
-    for which, values, count in (
-        (numbers > 0, numbers, _TRIED_DIFFERING),
-        (differing > 0, differing, _TRIED_DIFFERING // 2),
-        (same, (expected != 0).sum((1, 2, 3)), _TRIED_SAME),
-    ):
-        order = np.lexsort((-values, slow))
-        rows += [row for row in order[which[order]] if row not in rows][:count]
-    channel = int(different.sum((0, 2, 3)).argmax())
-    return np.asarray(rows), slice(channel, channel + 1)
-
-
-def _try(case: Case, rows: NDArray, channel: slice) -> _Trial:
-    """Try every candidate on some rows of one channel."""
-    candidates = candidates_of(case)
-    values = np.zeros((len(candidates), len(rows), 1, *case.pooled), case.features.dtype)
-    groups: dict[tuple[str, bytes, bool], list[tuple[int, Samples]]] = {}
-    for number, candidate in enumerate(candidates):
-        samples = candidate.rule.samples(case, rows)
-        key = (candidate.rule.dtype, samples.border.tobytes(), samples.outside_adds_0)
-        groups.setdefault(key, []).append((number, samples))
-    for group in groups.values():
-        numbers, parts = zip(*group, strict=True)
-        of_rows = [np.concatenate(arrays) for arrays in [*zip(*parts, strict=True)][:-2]]
-        # Most rules are the same for most boxes, and each sampling is done once.
-        lines = np.concatenate([array.reshape(len(array), -1) for array in of_rows], axis=1, dtype=np.float64)
-        keys = lines.view(f"V{lines.strides[0]}").ravel()
-        _, first, again = np.unique(keys, return_index=True, return_inverse=True)
-        pools = pool(
-            Samples(*(array[first] for array in of_rows), *parts[0][-2:]), case.features[:, channel], case.pooled
-        )
-        values[list(numbers)] = pools[again].reshape(len(numbers), *values.shape[1:])
-    return _Trial(candidates, rows, channel, values)
-
-
-def _matching(
-    case: Case,
-    rule: Rule,
-    rows: NDArray,
-    values: NDArray,
-    bound: float = 0.0,
-    channels: slice = slice(None),
-    *,
-    stop: bool = False,
-) -> NDArray:
-    """Return (K,) bool: those of the ``rows`` (K,) whose values are those of a rule; after one that is not, stop."""
-    matching = rows.copy()
-    features, values = case.features[:, channels], values[:, channels]
-    numbers = np.flatnonzero(rows)
-    for some in np.split(numbers, range(_ROWS_AT_ONCE, len(numbers), _ROWS_AT_ONCE)):
-        matching[some] = _close(rule.pool(case, features, some), values[some], bound).all((1, 2, 3))
-        if stop and not matching[some].all():
-            break
-    return matching
-
-
 def _has_gradient(case: Case, output_gradient: NDArray, gradient: NDArray, first_channel: int, rule: Rule) -> bool:
     """Tell whether this is the gradient for the features by a rule, and find out in one channel if it is not."""
-    bound = max(GRADIENT_BOUND[case.dtype.name], GRADIENT_BOUND["float32"]) * _largest(gradient)
+    bound = max(GRADIENT_BOUND[case.dtype.name], GRADIENT_BOUND["float32"]) * largest(gradient)
     for channels in (slice(first_channel, first_channel + 1), slice(None)):
-        of_rule = rule.gradient(replace(case, features=case.features[:, channels]), output_gradient[:, channels])
-        if not _close(of_rule, gradient[:, channels], bound).all():
+        if not trials.close(_gradient(case, output_gradient, rule, channels), gradient[:, channels], bound).all():
             return False
     return True
 
 
-def _close(left: NDArray, right: NDArray, bound: Any = 0.0) -> NDArray:
-    """Compare elementwise: the same bits, or numbers at most ``bound`` apart."""
-    close = same_bits(flushed(left), flushed(right))
-    if np.any(bound):
-        close |= np.abs(left.astype(np.float64) - right.astype(np.float64)) <= bound
-    return close
+def _closest_gradient(
+    case: Case, output_gradient: NDArray, candidates: list[Candidate], channel: int, whose: str, gradient: NDArray
+) -> str:
+    """Return a sentence on the rule that a gradient is near to that of, or ""."""
+    one, most = slice(channel, channel + 1), largest(gradient)
+    tried = np.stack([_gradient(case, output_gradient, candidate.rule, one) for candidate in candidates])
+    asked, best = candidates[0], candidates[trials.nearest(trials.errors(tried, gradient[:, one], most))]
+    of_rules = np.stack([_gradient(case, output_gradient, some.rule, slice(None)) for some in (asked, best)])
+    if not trials.near(trials.errors(of_rules, gradient, most))[1]:
+        return ""
+    return _nearest(f"{whose} gradient is", f"that of {best.description}", distance(of_rules[1], gradient))
 
 
-def _largest(values: NDArray) -> float:
-    """Return the largest finite magnitude."""
-    return float(np.abs(np.where(np.isfinite(values), values, 0)).max(initial=0))
+def _gradient(case: Case, output_gradient: NDArray, rule: Rule, channels: slice) -> NDArray:
+    """Return the gradient for some channels of the features by a rule."""
+    return rule.gradient(replace(case, features=case.features[:, channels]), output_gradient[:, channels])
 
 
-def _rounding(case: Case, dtype: str, largest: float) -> float:
+def _rounding(case: Case, dtype: str, most: float) -> float:
     """Return by how much values may differ that are computed in this dtype, but not in the same order."""
     of_positions = 2 * (1 + max(case.features.shape[2:])) * np.finfo(dtype).eps
-    return float((of_positions + np.finfo(case.features.dtype).eps) * largest)
+    return float((of_positions + np.finfo(case.features.dtype).eps) * most)
 
 
 def _explain_shape(case: Case, who: str, result: NDArray) -> str:
@@ -338,9 +302,9 @@ def _explain_shape(case: Case, who: str, result: NDArray) -> str:
     return sentence
 
 
-def _extent(case: Case, expected: NDArray, actual: NDArray, different: NDArray, of_what: str, largest: float) -> str:
+def _extent(case: Case, expected: NDArray, actual: NDArray, different: NDArray, of_what: str, scale: float) -> str:
     """Say that no rule fits, and what the differences are like."""
-    sentences = ["None of the known rules fits."]
+    sentences = [_NONE_FITS]
     finite = different & np.isfinite(expected) & np.isfinite(actual)
     count = int(different.sum())
     if not actual[different].any():
@@ -352,11 +316,11 @@ def _extent(case: Case, expected: NDArray, actual: NDArray, different: NDArray, 
         sentences.append("All rows that differ have boxes that are not finite.")
     if finite.any():
         most = float(np.abs(expected[finite].astype(np.float64) - actual[finite].astype(np.float64)).max())
-        share = f", {most / largest:.2g} of the largest {of_what}" if largest else ""
+        share = f", {most / scale:.2g} of the largest {of_what}" if scale else ""
         sentences.append(f"The largest difference is {most:.3g}{share}.")
         # It would not spare most values of a row.
         many = of_what == "feature" and 10 * count >= different[rows].size and count == finite.sum()
-        if many and most <= _rounding(case, case.dtype.name, largest):
+        if many and most <= _rounding(case, case.dtype.name, scale):
             sentences.append("Another device, or sums in another order, may round like that.")
     return " ".join(sentences)
 

@@ -21,7 +21,7 @@ from ..rules import Rule, Samples
 from .cases import MindSporeCase
 from .recording.calls import Call
 from .rules import in_dtype, joined
-from .verdicts import flushed, same_bits
+from .verdicts import distance, flushed, largest, same_bits
 
 NDArray = npt.NDArray[Any]
 
@@ -253,7 +253,7 @@ def explanation(call: Call) -> str:
 def _try_outputs(case: MindSporeCase, output: NDArray, findings: list[Finding], allowed: float | None) -> None:
     features = case.features[:, :_CHANNELS]
     recorded = flushed(output[:, :_CHANNELS])
-    largest = _largest(case.features)
+    most = largest(case.features)
     pooled: dict[bytes, NDArray] = {}
     for finding in findings:
         placed = _placed(finding.hypothesis, case, recorded)
@@ -275,15 +275,15 @@ def _try_outputs(case: MindSporeCase, output: NDArray, findings: list[Finding], 
         bound = np.full(len(rows), ALLOWED[case.features.dtype.name] if allowed is None else allowed)
         if allowed is None:
             bound += may_be_off[rows]
-        difference = _difference(expected, recorded[rows]).max((1, 2, 3))
+        difference = distance(expected, recorded[rows]).max((1, 2, 3))
         finding.identical &= bool(same_bits(expected, recorded[rows]).all())
-        worst = int((difference - bound * largest).argmax())
-        if difference[worst] > bound[worst] * largest:
+        worst = int((difference - bound * most).argmax())
+        if difference[worst] > bound[worst] * most:
             what = _kind_of_box(case, int(rows[worst]))
             finding.refuted[case.name] = Refutation(float(difference[worst]), int(rows[worst]), what)
         else:
             finding.explained.append(case.name)
-            finding.residual = max(finding.residual, float(difference.max()) / (largest or 1))
+            finding.residual = max(finding.residual, float(difference.max()) / (most or 1))
 
 
 def _try_gradients(
@@ -294,7 +294,7 @@ def _try_gradients(
     allowed: float | None,
 ) -> None:
     of_output, recorded = output_gradient[:, :_CHANNELS], features_gradient[:, :_CHANNELS]
-    largest = _largest(features_gradient)
+    most = largest(features_gradient)
     for finding in findings:
         assert finding.hypothesis.gradient is not None
         as_output = replace(finding.hypothesis, outputs=[finding.hypothesis.gradient] * 4)
@@ -311,16 +311,16 @@ def _try_gradients(
         with np.errstate(all="ignore"):
             engine.gradient(of_output.astype(samples.start.dtype), samples, of_features)
         expected, found = flushed(of_features[:, channels].astype(case.features.dtype)), flushed(recorded[:, channels])
-        of_cells = _difference(expected, found)
+        of_cells = distance(expected, found)
         bound = allowed
         if bound is None:
             bound = ALLOWED_IN_GRADIENTS[case.features.dtype.name] + float(may_be_off.max(initial=0))
         finding.identical &= bool(same_bits(expected, found).all())
-        if of_cells.max(initial=0) > bound * largest:
+        if of_cells.max(initial=0) > bound * most:
             finding.refuted[case.name] = Refutation(float(of_cells.max()), 0, "a gradient")
         else:
             finding.explained.append(case.name)
-            finding.residual = max(finding.residual, float(of_cells.max(initial=0)) / (largest or 1))
+            finding.residual = max(finding.residual, float(of_cells.max(initial=0)) / (most or 1))
 
 
 class _Placed(NamedTuple):
@@ -377,20 +377,6 @@ def _placed(hypothesis: Hypothesis, case: MindSporeCase, values: NDArray) -> _Pl
 
 def _is_power_of_2(number: NDArray) -> NDArray:
     return np.logical_and(number > 0, np.bitwise_and(number, number - 1) == 0)
-
-
-def _difference(expected: NDArray, recorded: NDArray) -> NDArray:
-    """Return how far values are apart: infinitely, if only one of them is a number."""
-    difference: NDArray
-    with np.errstate(all="ignore"):
-        difference = np.abs(expected.astype(np.float64) - recorded.astype(np.float64))
-    difference[np.isnan(difference)] = np.inf
-    difference[same_bits(expected, recorded)] = 0
-    return difference
-
-
-def _largest(values: NDArray) -> float:
-    return float(np.abs(np.where(np.isfinite(values), values, 0)).max(initial=0))
 
 
 def _kind_of_box(case: MindSporeCase, row: int) -> str:

@@ -100,6 +100,20 @@ def same_bits(left: NDArray, right: NDArray) -> NDArray:
     return equal
 
 
+def distance(left: NDArray, right: NDArray) -> NDArray:
+    """Return how far values are apart, elementwise: infinitely, if only one of them is a number."""
+    with np.errstate(all="ignore"):
+        apart: NDArray = np.abs(left.astype(np.float64) - right.astype(np.float64))
+    apart[np.isnan(apart)] = np.inf
+    apart[same_bits(left, right)] = 0
+    return apart
+
+
+def largest(values: NDArray) -> float:
+    """Return the largest finite magnitude."""
+    return float(np.abs(np.where(np.isfinite(values), values, 0)).max(initial=0))
+
+
 def judge(
     case: Case,
     expected: NDArray | Exception,
@@ -152,7 +166,6 @@ def judge_gradient(
     assert isinstance(actual, np.ndarray)
     if problem := _judge_types(expected, actual):
         return verdict(problem=f"gradient: {problem}")
-    finite = np.abs(expected[np.isfinite(expected)].astype(np.float64))
     share = GRADIENT_BOUND[case.dtype.name] if bound is None else bound
 
     def describe(at: Sequence[int]) -> str:
@@ -160,7 +173,7 @@ def judge_gradient(
 
     return verdict(
         **compare_values(
-            flushed(expected), flushed(actual), tolerance, describe, of_no_account=share * float(finite.max(initial=0))
+            flushed(expected), flushed(actual), tolerance, describe, of_no_account=share * largest(expected)
         )
     )
 
@@ -171,7 +184,9 @@ def cause(verdict: Verdict) -> str:
         return "It cannot be read"
     if verdict.problem:
         return verdict.problem.splitlines()[0].partition(":")[0]
-    follows = re.search(r"(the )?\w+'s (values|gradient) match.*", verdict.explanation, re.IGNORECASE)
+    follows = re.search(
+        r"(the )?\w+'s (values|gradient) (match|are closest|is closest).*", verdict.explanation, re.IGNORECASE
+    )
     sentence = re.split(r"\.(?: |$)", follows[0] if follows else verdict.explanation)[0]
     return sentence[:1].upper() + sentence[1:] or "Not explained"
 
@@ -207,16 +222,12 @@ def compare_values(
     of_no_account: float = 0.0,
 ) -> dict[str, Any]:
     """Return what a Verdict says of two arrays of one shape; the heat map is of (rows, channels, height, width)."""
-    different = ~same_bits(expected, actual)
-    distance = np.zeros(expected.shape)
+    apart = distance(expected, actual)
+    apart[apart <= of_no_account] = 0
     with np.errstate(invalid="ignore"):
-        distance[different] = np.abs(expected[different].astype(np.float64) - actual[different].astype(np.float64))
-        distance = np.nan_to_num(distance, nan=np.inf, posinf=np.inf)
-        distance[distance <= of_no_account] = 0
-        different &= distance > 0
         # What is not finite is within no tolerance.
         allowed = tolerance.atol + tolerance.rtol * np.abs(expected.astype(np.float64))
-        different &= ~(np.isfinite(distance) & (distance <= allowed))
+        different = (apart > 0) & ~(np.isfinite(apart) & (apart <= allowed))
     first = ""
     if different.any():
         at = [int(i) for i in np.unravel_index(different.argmax(), different.shape)]
@@ -225,17 +236,17 @@ def compare_values(
         "values": expected.size,
         "differing": int(different.sum()),
         "allowed": tolerance.max_differing,
-        "largest_difference": float(distance.max(initial=0)),
+        "largest_difference": float(apart.max(initial=0)),
         "first": first,
-        "heat_map": _heat_map(distance.max((0, 1))) if different.any() and expected.ndim == 4 else [],
+        "heat_map": _heat_map(apart.max((0, 1))) if different.any() and expected.ndim == 4 else [],
     }
 
 
-def _heat_map(largest: NDArray) -> list[list[float]]:
+def _heat_map(apart: NDArray) -> list[list[float]]:
     """Return the largest differences to three digits: of cells, or of blocks where there are too many cells."""
-    for axis, length in enumerate(largest.shape):
-        largest = np.maximum.reduceat(largest, range(0, length, -(-length // MAX_HEAT_MAP)), axis)
-    return [[float(f"{value:.3g}") for value in row] for row in largest]
+    for axis, length in enumerate(apart.shape):
+        apart = np.maximum.reduceat(apart, range(0, length, -(-length // MAX_HEAT_MAP)), axis)
+    return [[float(f"{value:.3g}") for value in row] for row in apart]
 
 
 def flushed(values: NDArray) -> NDArray:

@@ -18,15 +18,18 @@ def test_it_adds_an_import_and_changes_sites(name):
     becomes = {line for line, becomes, _, _ in expected_sites(text) if becomes}
     before, after = text.splitlines(), rewrite(text).splitlines()
     if becomes:
-        place = after.index("import ms2torch_roi")
-        gap = len(after) - len(before) - 1  # an empty line before the import, where it is the first
+        imports = [line for line in after if line.startswith("import ms2torch_roi")]
+        assert imports
+        place = after.index(imports[0])
+        assert after[place : place + len(imports)] == imports
+        gap = len(after) - len(before) - len(imports)  # an empty line before them, where they are the first
         assert after[place - gap : place] == [""] * gap
-        del after[place - gap : place + 1]
+        del after[place - gap : place + len(imports)]
     assert len(before) == len(after)
     changed = {line for line, (old, new) in enumerate(zip(before, after, strict=True), 1) if old != new}
     assert changed <= becomes
     for line in becomes - changed:
-        assert "roi(" in before[line - 1] or "self.operator(" in before[line - 1]  # calls by an alias
+        assert any(alias in before[line - 1] for alias in ("roi(", "self.operator(", "Alias("))  # calls by an alias
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,44 +106,69 @@ def test_it_keeps_all_else_and_imports_the_package_after_the_first_imports(befor
     assert rewrite(after) == after
 
 
-MMCV = "from mmcv.ops import RoIAlign\n"
+MMCV = "from mmcv.ops import RoIAlign, roi_align\n"
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
         ("7, 0.25, 2, 'avg', False", "7, 0.25, 2, aligned=False"),
-        ("7, 0.25, 2, 'avg', True, True", "7, 0.25, 2, aligned=True"),
         ("7, 0.25, 2, 'avg'", "7, 0.25, 2, aligned=True"),
         ("7, 0.25, 2, 'avg',", "7, 0.25, 2, aligned=True,"),
         ("7, 0.25, 2, pool_mode='avg', aligned=False", "7, 0.25, 2, aligned=False"),
-        ("7", "7, spatial_scale=1.0, sampling_ratio=0, aligned=True"),
+        ("7", "7, sampling_ratio=0, aligned=True"),
         (
             "\n    out_size=7,  # bins\n    sample_num=2,\n",
-            "\n    output_size=7,  # bins\n    sampling_ratio=2, spatial_scale=1.0, aligned=True,\n",
+            "\n    output_size=7,  # bins\n    sampling_ratio=2, aligned=True,\n",
         ),
         (
-            "pool_mode='avg', use_torchvision=True, output_size=7",
-            "output_size=7, spatial_scale=1.0, sampling_ratio=0, aligned=True",
+            "pool_mode='avg', output_size=7",
+            "output_size=7, sampling_ratio=0, aligned=True",
         ),
         (
-            "use_torchvision=False, output_size=7, pool_mode='avg', aligned=x, spatial_scale=s, sampling_ratio=n",
+            "output_size=7, pool_mode='avg', aligned=x, spatial_scale=s, sampling_ratio=n",
             "output_size=7, aligned=x, spatial_scale=s, sampling_ratio=n",
         ),
         (
-            "RoIAlign(7, 0.25, 2)(x, y).shape[0], 0.25, 2",
-            "ms2torch_roi.RoIAlign(7, 0.25, 2, aligned=True)(x, y).shape[0], 0.25, 2, aligned=True",
+            "roi_align(x, y, 7, 0.25, 2).shape[0], 0.25, 2",
+            "ms2torch_roi.roi_align(x, y, 7, 0.25, 2, aligned=True).shape[0], 0.25, 2, aligned=True",
         ),
     ],
 )
-def test_arguments_of_mmcv_become_those_of_the_port(before, after):
-    assert rewrite(f"{MMCV}op = RoIAlign({before})\n") == f"{MMCV}{IMPORT}op = ms2torch_roi.RoIAlign({after})\n"
+def test_arguments_of_mmcvs_function_become_those_of_the_port(before, after):
+    becomes = f"{MMCV}{IMPORT}x = ms2torch_roi.roi_align(x, y, {after})\n"
+    assert rewrite(f"{MMCV}x = roi_align(x, y, {before})\n") == becomes
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "module"),
+    [
+        ("mmcv.ops", "RoIAlign", "ms2torch_roi.compat.mmcv"),
+        ("detectron2.layers", "ROIAlign", "ms2torch_roi.compat.detectron2"),
+    ],
+)
+@pytest.mark.parametrize(
+    "arguments",
+    ["7, 0.25, 2", "*size, sampling_ratio=2, **others", "output_size=7, spatial_scale=1.0, sampling_ratio=0"],
+)
+def test_classes_of_mmcv_and_detectron2_keep_their_arguments_and_their_module_is_imported(
+    library, name, module, arguments
+):
+    before = f"from {library} import {name}\n"
+    after = f"{before}import {module}\nop = {module}.{name}({arguments})\n"
+    assert rewrite(f"{before}op = {name}({arguments})\n") == after
+    assert rewrite(after) == after
+    # The package alone does not have the module.
+    assert rewrite(f"{before}{IMPORT}op = {name}({arguments})\n") == (
+        f"{before}{IMPORT}import {module}\nop = {module}.{name}({arguments})\n"
+    )
 
 
 def test_one_direction_leaves_the_calls_of_the_other():
-    text = MINDSPORE + MMCV + SITE + "pool = RoIAlign(7, 0.25, 2, aligned=True)\n"
-    to_torch = MINDSPORE + MMCV + IMPORT + REWRITTEN + "pool = RoIAlign(7, 0.25, 2, aligned=True)\n"
-    to_mindspore = MINDSPORE + MMCV + IMPORT + SITE + "pool = ms2torch_roi.RoIAlign(7, 0.25, 2, aligned=True)\n"
+    torchvision = "from torchvision.ops import RoIAlign\n"
+    text = MINDSPORE + torchvision + SITE + "pool = RoIAlign(7, 0.25, 2, aligned=True)\n"
+    to_torch = MINDSPORE + torchvision + IMPORT + REWRITTEN + "pool = RoIAlign(7, 0.25, 2, aligned=True)\n"
+    to_mindspore = MINDSPORE + torchvision + IMPORT + SITE + "pool = ms2torch_roi.RoIAlign(7, 0.25, 2, aligned=True)\n"
     assert rewrite(text, "to-torch") == to_torch
     assert rewrite(text, "to-mindspore") == to_mindspore
     assert rewrite(to_torch, "to-mindspore") == rewrite(text)

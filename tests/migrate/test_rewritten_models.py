@@ -20,6 +20,7 @@ ROIS = np.concatenate([RANDOM.integers(0, 2, (20, 1)), CORNERS], 1).astype(np.fl
 
 MINDSPORE_MODELS = [
     "zoo_extractor.py",
+    "zoo_tracktor.py",
     "zoo_mode_argument.py",
     "zoo_keywords.py",
     "built_in_construct.py",
@@ -51,6 +52,14 @@ def test_a_rewritten_mindspore_model_has_the_bits_of_the_original(ms, tmp_path, 
     actual = rewritten(name, tmp_path)(features, rois)
     assert isinstance(actual, ms.Tensor)
     assert_same_bits(actual.asnumpy(), expected)
+
+
+@pytest.mark.needs_mindspore
+def test_a_rewritten_extractor_of_torchvision_has_the_bits_of_the_original(ms, tmp_path):
+    expected = run(SOURCES / "torchvision_pyramid.py")(torch.tensor(FEATURES), torch.tensor(ROIS))
+    actual = rewritten("torchvision_pyramid.py", tmp_path)(ms.Tensor(FEATURES), ms.Tensor(ROIS))
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_same_bits(ours.asnumpy(), theirs.numpy())
 
 
 @pytest.mark.needs_mindspore

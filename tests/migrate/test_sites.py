@@ -8,7 +8,7 @@ from marked import NAMES, expected_notes, expected_sites, read
 
 import ms2torch_roi
 from ms2torch_roi.migrate import sites
-from ms2torch_roi.migrate.forms import PORTS, REQUIRED
+from ms2torch_roi.migrate.forms import BY_NAME_ONLY, PORTS, REQUIRED
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,6 +127,16 @@ def test_the_table_of_calls_is_that_of_the_frameworks_and_the_ports_take_the_sam
         table = [*PORTS[name].items()]
         assert parameters(getattr(library, name)) == table
         assert parameters(getattr(ms2torch_roi, name))[: len(table)] == table
+    multi_scale = [*PORTS["MultiScaleRoIAlign"].items()]
+    for original in (torchvision.ops.MultiScaleRoIAlign, ms2torch_roi.MultiScaleRoIAlign):
+        assert parameters(original) == multi_scale
+        kinds = {name: parameter.kind for name, parameter in inspect.signature(original).parameters.items()}
+        assert {name for name, kind in kinds.items() if kind is inspect.Parameter.KEYWORD_ONLY} == {*BY_NAME_ONLY}
+    from ms2torch_roi.compat import detectron2, mmcv
+
+    assert parameters(detectron2.ROIAlign) == [*PORTS["compat.detectron2.ROIAlign"].items()]
+    names = [*PORTS["compat.mmcv.RoIAlign"]]
+    assert [name for name, _ in parameters(mmcv.RoIAlign)][: len(names)] == names
 
 
 @pytest.mark.parametrize(("decorator", "values"), [("", [7]), ("@other\n", None)])

@@ -9,15 +9,15 @@ NAMED = ("align",)
 
 def pool(features, boxes):
     return torch.cat([
-        ROIAlign((3, 2), 0.25, 2)(features, boxes),  #: ms2torch_roi.RoIAlign((3, 2), 0.25, 2, True)
-        Defined((3, 2), spatial_scale=0.25, sampling_ratio=0, aligned=False)(features, boxes),  #: ms2torch_roi.RoIAlign((3, 2), 0.25, 0, False) [adaptive-grid]
-        roi_align.ROIAlign((3, 2), 0.25, sampling_ratio=2,)(features, boxes),  #: ms2torch_roi.RoIAlign((3, 2), 0.25, 2, True)
+        ROIAlign((3, 2), 0.25, 2).forward(features, boxes),  #: ms2torch_roi.compat.detectron2.ROIAlign((3, 2), 0.25, 2, True)
+        Defined((3, 2), spatial_scale=0.25, sampling_ratio=0, aligned=False)(features, boxes),  #: ms2torch_roi.compat.detectron2.ROIAlign((3, 2), 0.25, 0, False) [adaptive-grid]
+        roi_align.ROIAlign((3, 2), 0.25, sampling_ratio=2,)(features, boxes),  #: ms2torch_roi.compat.detectron2.ROIAlign((3, 2), 0.25, 2, True)
         roi_align.roi_align(features, boxes, (3, 2), 0.25, 2),  #: ms2torch_roi.roi_align(features, boxes, (3, 2), 0.25, 2, False)
     ])
 
 
 def more(size, config):
     pooler = ROIPooler(output_size=7, scales=(0.25,), sampling_ratio=0, pooler_type="ROIAlignV2")  #: left: level [adaptive-grid]
-    several = ROIAlign(*size)  #: left: a splat [splat]
-    Alias = ROIAlign  #: left: other arguments
-    return pooler, several, Alias(7, 0.25, 2)  #: left: other arguments
+    several = ROIAlign(*size)  #: ms2torch_roi.compat.detectron2.ROIAlign(*size) [splat]
+    Alias = ROIAlign  #: Alias = ms2torch_roi.compat.detectron2.ROIAlign
+    return pooler, several, Alias(7, 0.25, 2)  #: ms2torch_roi.compat.detectron2.ROIAlign(7, 0.25, 2, True)

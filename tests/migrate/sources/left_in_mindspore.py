@@ -30,15 +30,17 @@ class Pools:
         self.three = ops.ROIAlign(7, 7, 0.25, roi_end_mode=3)  #: left: roi_end_mode=3
         self.either = ops.ROIAlign(7, 7, 0.25, 2, 0 if size else 2)  #: left: roi_end_mode=2 [mode-0]
         self.cut = ops.ROIAlign(7, 7, 0.25).shard(((1, 1, 1, 1), (1, 1)))  #: left: .shard
-        self.later = ops.ROIAlign(7, 7, 0.25)  #: left: line 34: .add_prim_attr
+        self.later = ops.ROIAlign(7, 7, 0.25)  #: ms2torch_roi.ROIAlign(7, 7, 0.25, 2, 1)
         self.later.add_prim_attr("name", 1)
-        self.one = self.other = ops.ROIAlign(7, 7, 0.25)  #: left: .recompute
+        self.one = self.other = ops.ROIAlign(7, 7, 0.25)  #: ms2torch_roi.ROIAlign(7, 7, 0.25, 2, 1)
         self.other.recompute()
         if mode:
-            self.branch: ops.ROIAlign = ops.ROIAlign(7, 7, 0.25)  #: left: .set_device
+            self.branch: ops.ROIAlign = ops.ROIAlign(7, 7, 0.25)  #: ms2torch_roi.ROIAlign(7, 7, 0.25, 2, 1)
         else:
             self.branch = ops.ROIPool(7)
         self.branch.set_device("CPU")
+        self.kept = ops.ROIAlign(7, 7, 0.25)  #: left: .set_prim_instance_name
+        self.kept.set_prim_instance_name("kept")
         ops.ROIAlign(7, 7, 0.25).name = mode  #: left: .name
         first = second = ops.ROIAlign  #: left: another value
         self.read = ops.ROIAlign(7, 7, 0.25)  #: ms2torch_roi.ROIAlign(7, 7, 0.25, 2, 1)

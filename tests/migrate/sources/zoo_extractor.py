@@ -26,7 +26,7 @@ class ROIAlign(nn.Cell):
         return "ROIAlign(%s)" % (self.out_size,)
 
 
-class SingleRoIExtractor(nn.Cell):
+class SingleRoIExtractor(nn.Cell):  #~ extractor
     def __init__(self, out_channels):
         super(SingleRoIExtractor, self).__init__()
         self.out_channels = out_channels
