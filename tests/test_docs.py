@@ -15,6 +15,7 @@ from helpers import EDGE_CASES, assert_same_bits
 from slow_tests import SLOW
 from torchvision.ops import roi_align
 
+import ms2torch_roi
 from ms2torch_roi.cli import main
 from ms2torch_roi.commands.check import CASES_FOR_A_WORKLOAD
 from ms2torch_roi.parity import cases
@@ -256,3 +257,8 @@ def test_the_changelog_is_in_the_form_of_keep_a_changelog():
         assert found == [kind for kind in kinds if kind in found]
         blocks = re.split(r"\n\n|^### .*\n", version, flags=re.MULTILINE)[1:]
         assert all(block.strip().startswith("- ") for block in blocks if block.strip())
+
+
+def test_the_reference_has_every_public_name():
+    described = {*re.findall(r"^::: ms2torch_roi\.(\w+)", _text("docs/api.md"), re.MULTILINE)}
+    assert described == {*ms2torch_roi._FRAMEWORK_NAMES, *ms2torch_roi._FUNCTIONS, "reference", "levels", "compat"}
