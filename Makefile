@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: check quick test test-without-mindspore lint package bench golden matrix clean
+.PHONY: check quick test test-without-mindspore lint docs package bench golden matrix clean
 
 check: .venv/.installed
 	$(BIN)/ms2torch-roi check
@@ -22,6 +22,10 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages for a browser, into build/site.
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The archives as they would be published, into dist.
 package: .venv/.installed

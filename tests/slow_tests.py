@@ -68,6 +68,7 @@ SLOW = {
     "tests/test_devices.py::test_every_road_has_the_values_of_the_reference",
     "tests/test_distributed.py",
     "tests/test_docs.py::test_readme_ends_the_check_as_the_check_ends",
+    "tests/test_docs.py::test_the_port_by_hand_of_the_guide",
     "tests/test_examples.py",
     "tests/test_explain.py::test_the_printed_call",
     "tests/test_explain_command.py::test_plot_takes_boxes_wherever_they_are",

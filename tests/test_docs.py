@@ -4,6 +4,8 @@ import importlib
 import importlib.metadata
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,18 @@ from helpers import EDGE_CASES, assert_same_bits
 from slow_tests import SLOW
 from torchvision.ops import roi_align
 
+import ms2torch_roi
 from ms2torch_roi.cli import main
 from ms2torch_roi.commands.check import CASES_FOR_A_WORKLOAD
 from ms2torch_roi.parity import cases
 
 ROOT = Path(__file__).parent.parent
+
+
+def _text(page):
+    return (ROOT / page).read_text()
+
+
 PAGES = [
     "README.md",
     "MAPPING.md",
@@ -27,12 +36,9 @@ PAGES = [
     "CONTRIBUTING.md",
     "ARCHITECTURE.md",
     "benchmarks/README.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")) if not path.is_symlink()),
     *(f"reports/{path.name}" for path in sorted((ROOT / "reports").glob("*.md"))),
 ]
-
-
-def _text(page):
-    return (ROOT / page).read_text()
 
 
 def test_evidence_names_tests_that_exist():
@@ -120,10 +126,9 @@ def test_readme_ends_the_check_as_the_check_ends():
     assert f"IDENTICAL: {count:,} cases, {values:,} values compared, 0 differ" in _text("README.md")
 
 
-def test_readme_commands_are_understood(capsys):
-    commands = re.findall(r"^\$ ms2torch-roi (.*?)(?:  +#.*)?$", _text("README.md"), re.MULTILINE)
-    assert len(commands) > 5
-    for command in commands:
+@pytest.mark.parametrize("page", [page for page in PAGES if re.search(r"^\$ ms2torch-roi", _text(page), re.MULTILINE)])
+def test_commands_are_understood(page, capsys):
+    for command in re.findall(r"^\$ ms2torch-roi (.*?)(?:  +#.*)?$", _text(page), re.MULTILINE):
         with pytest.raises(SystemExit, match="0"):
             main([*command.replace("...", "").split(), "--help"])
         known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
@@ -150,6 +155,36 @@ def test_readme_begins_with_each_reader_and_how_to_see_it_work():
         assert f"\n$ {command}" in _text("README.md") or f" {command}\n" in _text("README.md"), command
     # Frameworks of several GB are spoken of after the way to go without.
     assert _text("README.md").index("pip install") < _text("README.md").index(" GB ")
+
+
+@pytest.mark.parametrize(
+    ("page", "number", "shape"),
+    [("docs/to-pytorch.md", 0, "(3, 256, 7, 7)"), ("docs/to-pytorch.md", 1, "(5, 8, 7, 7)")],
+)
+def test_examples_of_guides_run(page, number, shape, capsys):
+    exec(re.findall(r"```python\n(.*?)```", _text(page), re.DOTALL)[number], {})
+    assert capsys.readouterr().out == f"torch.Size([{shape[1:-1]}])\n"
+
+
+@pytest.mark.needs_mindspore
+def test_example_of_the_guide_to_mindspore_runs(capsys):
+    exec(re.search(r"```python\n(.*?)```", _text("docs/to-mindspore.md"), re.DOTALL)[1], {})
+    assert capsys.readouterr().out == "(2, 8, 7, 7)\n"
+
+
+def test_the_port_by_hand_of_the_guide_is_explained_as_the_guide_says(tmp_path):
+    page = _text("docs/own-port.md")
+    (port,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (explanation,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_port.py").write_text(port)
+    command = [sys.executable, "-m", "ms2torch_roi", "replay", "--golden", "--adapter", "my_port:roi_align"]
+    result = subprocess.run(
+        [*command, "--quiet", "--json", "facts.json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    cases, failed = re.search(r"Of (\d+) calls (\d+) fail", page).groups()
+    assert f"DIFFERENT: {failed} of {cases} cases failed" in result.stdout
+    assert " ".join(explanation.split()) in (tmp_path / "facts.json").read_text()
 
 
 @pytest.mark.needs_mindspore
@@ -223,3 +258,8 @@ def test_the_changelog_is_in_the_form_of_keep_a_changelog():
         assert found == [kind for kind in kinds if kind in found]
         blocks = re.split(r"\n\n|^### .*\n", version, flags=re.MULTILINE)[1:]
         assert all(block.strip().startswith("- ") for block in blocks if block.strip())
+
+
+def test_the_reference_has_every_public_name():
+    described = {*re.findall(r"^::: ms2torch_roi\.(\w+)", _text("docs/api.md"), re.MULTILINE)}
+    assert described == {*ms2torch_roi._FRAMEWORK_NAMES, *ms2torch_roi._FUNCTIONS, "reference", "levels", "compat"}

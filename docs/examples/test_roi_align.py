@@ -1,0 +1,1 @@
+../../examples/test_roi_align.py
