@@ -34,9 +34,9 @@ def _sections(page):
 
 
 def _code_and_numbers(text):
-    """List the inline code and the numbers of a text without blocks; 1.2 亿 is 120 million."""
+    """List the inline code and the numbers of a text without blocks, as in B12 too; 1.2 亿 is 120 million."""
     text = LINK.sub("", text)
-    numbers = re.findall(rf"(\d+(?:[,.]\d+)*) ?({'|'.join(SCALES)[1:]}|)", CODE.sub("", text))
+    numbers = re.findall(rf"([A-Za-z]*\d+(?:[,.]\d+)*) ?({'|'.join(SCALES)[1:]}|)", CODE.sub("", text))
     scaled = [f"{float(number) * SCALES[scale]:.0f}" if scale else number for number, scale in numbers]
     return [" ".join(code.split()) for code in CODE.findall(text)] + scaled
 
@@ -49,7 +49,7 @@ def _links(text, page):
         if anchor and target in english:
             both = dict(zip(anchors(_text(target)), anchors(_text(english[target])), strict=False))
             anchor = both.get(anchor, f"{anchor}, which {target} does not have")
-        yield f"{english.get(target, target)}#{anchor}"
+        yield f"{english.get(target, target)}#{anchor}".rstrip("#")
 
 
 def _contents(title, body, page):
