@@ -25,7 +25,7 @@ lint: .venv/.installed
 
 # The pages for a browser, into build/site.
 docs: .venv/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The archives as they would be published, into dist.
 package: .venv/.installed

@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import re
 import subprocess
 import sys
 
@@ -19,6 +20,12 @@ def assert_same_bits(actual, expected):
     different = ~same_bits(actual, expected)
     rows = np.unique(np.nonzero(different)[0])
     assert not different.any(), f"{different.sum()} of {different.size} values differ, in rows {rows.tolist()}"
+
+
+def anchors(markdown):
+    """List the anchors of the headings of a page of Markdown."""
+    titles = re.findall(r"^#+ (.*)$", markdown, re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
 def examples(count):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import EDGE_CASES, assert_same_bits
+from helpers import EDGE_CASES, anchors, assert_same_bits
 from slow_tests import SLOW
 from torchvision.ops import roi_align
 
@@ -29,7 +29,9 @@ def _text(page):
 
 PAGES = [
     "README.md",
+    "README.zh-CN.md",
     "MAPPING.md",
+    "MAPPING.zh-CN.md",
     "EVIDENCE.md",
     "FORMAT.md",
     "CHANGELOG.md",
@@ -63,8 +65,8 @@ def test_every_row_of_evidence_names_a_test():
 
 
 def _chapter(page, anchor):
-    _, *chapters = re.split(r"^#+ (.*)\n", _text(page), flags=re.MULTILINE)
-    (text,) = (text for title, text in zip(chapters[::2], chapters[1::2], strict=True) if _anchor(title) == anchor)
+    _, *chapters = re.split(r"^#+ .*\n", _text(page), flags=re.MULTILINE)
+    (text,) = (text for name, text in zip(anchors(_text(page)), chapters, strict=True) if name == anchor)
     return text
 
 
@@ -233,18 +235,13 @@ def test_slow_tests_exist():
             assert any(part in case.name for case in EDGE_CASES), part
 
 
-def _anchor(title):
-    """Return the anchor that a heading of Markdown has."""
-    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     for link, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", _text(page)):
         target = (ROOT / page).parent / link if link else ROOT / page
         assert target.exists(), link
         if anchor:
-            assert anchor in map(_anchor, re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)), (link, anchor)
+            assert anchor in anchors(target.read_text()), (link, anchor)
 
 
 def test_the_changelog_is_in_the_form_of_keep_a_changelog():
