@@ -71,7 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="CPU", metavar="D", help="what it ran on: CPU, GPU, Ascend, ...")
     parser.add_argument("--framework-version", metavar="V", help="version of MindSpore or torchvision that ran it")
     parser.add_argument(
-        "--to", type=Path, required=True, metavar="PATH", help="folder for the calls, or a .npz file for a single one"
+        "--to",
+        type=arguments.path,
+        required=True,
+        metavar="PATH",
+        help="folder for the calls, or a .npz file for a single one",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from . import adapters, cases, diagnosis, edges, identification, operators, processes, shrinking, verdicts
+from . import adapters, cases, diagnosis, edges, identification, operators, processes, remote, shrinking, verdicts
 from .adapters import Adapter
 from .cases import Case, MindSporeCase
 from .recording import calls, members
@@ -294,20 +293,23 @@ def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]
         ValueError: not one recorded call, or an archive that is damaged.
     """
     paths = list(paths)
-    files: list[Path] = []
+    files: dict[str, Path] = {}
     others: list[Path] = []
     for path in paths:
-        if path.is_dir() or path.suffix == members.ARCHIVE_SUFFIX:
-            for file in sorted(path.iterdir()) if path.is_dir() else members.in_archive(path):
-                (files if file.suffix == calls.SUFFIX else others).append(file)
-        else:
-            path.stat()
-            files.append(path)
+        with remote.errors(path):
+            if path.is_dir() or path.suffix == members.ARCHIVE_SUFFIX:
+                for file in sorted(path.iterdir()) if path.is_dir() else members.in_archive(path):
+                    if file.suffix == calls.SUFFIX:
+                        files[remote.identity(file)] = file
+                    else:
+                        others.append(file)
+            else:
+                path.stat()
+                files[remote.identity(path)] = path
     if not files:
         folders = "".join(f"; {other} is a folder: give it too" for other in others if other.is_dir())
         raise ValueError(f"no recorded calls ({calls.SUFFIX} files) in {', '.join(map(str, paths))}{folders}")
-    # Not Path.resolve, which raises for links that lead to each other; reading those fails, and names them.
-    return tuple({os.path.realpath(file): file for file in files}.values()), others
+    return tuple(files.values()), others
 
 
 def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterator[list[Verdict]]:
