@@ -81,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
+    from ..parity import remote
     from ..parity.recording import calls, saving
 
     call = _call(options)
@@ -96,8 +97,9 @@ def run(options: argparse.Namespace) -> int:
             raise CouldNotRunError(f"--to: {path} is one file, for {len(sources):,} calls")
         try:
             arrays: dict[str, Any] = dict(_arrays(options, source if options.files else None))
-            if path.exists():
-                raise FileExistsError(f"{path} is there already")
+            with remote.errors(path):
+                if path.exists():
+                    raise FileExistsError(f"{path} is there already")
             saving.save_call(path, **arrays, **call)
             written += 1
         except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:

@@ -297,8 +297,9 @@ def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]
     others: list[Path] = []
     for path in paths:
         with remote.errors(path):
-            if path.is_dir() or path.suffix == members.ARCHIVE_SUFFIX:
-                for file in sorted(path.iterdir()) if path.is_dir() else members.in_archive(path):
+            is_folder = path.is_dir()
+            if is_folder or path.suffix == members.ARCHIVE_SUFFIX:
+                for file in sorted(path.iterdir()) if is_folder else members.in_archive(path):
                     if file.suffix == calls.SUFFIX:
                         files[remote.identity(file)] = file
                     else:
@@ -326,7 +327,7 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterato
     # Small parts for few cases, so that all have some to do.
     length = max(1, min(_CHUNK, len(numbers) // (4 * workers)))
     parts = [numbers[first : first + length] for first in range(0, len(numbers), length)]
-    pool, futures = processes.start(workers, [(_verdicts_of_all, campaign, part) for part in parts])
+    pool, futures = processes.start(workers, campaign, [(_verdicts_of_all, part) for part in parts])
     try:
         for future in futures:
             yield from future.result()
@@ -337,8 +338,8 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterato
         pool.shutdown(wait=False)
 
 
-def _verdicts_of_all(campaign: Campaign, numbers: Sequence[int]) -> list[list[Verdict]]:
-    return [_timed_verdicts(campaign, number) for number in numbers]
+def _verdicts_of_all(numbers: Sequence[int]) -> list[list[Verdict]]:
+    return [_timed_verdicts(processes.given(), number) for number in numbers]
 
 
 def _timed_verdicts(campaign: Campaign, number: int) -> list[Verdict]:

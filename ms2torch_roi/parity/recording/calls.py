@@ -138,7 +138,7 @@ def read(path: Path) -> Call:
 
 def name_of(path: Path) -> str:
     """Return what a call is called after its file: the folder and the file."""
-    return "/".join(path.absolute().parts[-2:])
+    return "/".join(part.strip("/") for part in path.absolute().parts[-2:])
 
 
 def _facts(own: Members) -> dict[str, Any]:
