@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -37,8 +37,7 @@ def path(text: str | os.PathLike[str]) -> Path:
         from upath import UPath
     except ModuleNotFoundError as error:
         raise ImportError(f"{text} needs universal_pathlib. {how_to_install('remote')}") from error
-    found: Path = UPath(text)
-    return found
+    return cast(Path, UPath(text))
 
 
 def is_remote(path: Path) -> bool:
