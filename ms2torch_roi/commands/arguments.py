@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ..parity import remote
 from . import PASSED, CouldNotRunError
 
 if TYPE_CHECKING:
@@ -94,17 +95,26 @@ def engine_of(options: argparse.Namespace) -> str:
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """Add the files to write what came of them to."""
-    parser.add_argument("--json", type=_report, metavar="FILE", help="write the same facts for machines")
-    parser.add_argument("--junit", type=_report, metavar="FILE", help="write them for the test viewers of CI services")
-    parser.add_argument("--summary", type=_report, metavar="FILE", help="write them in short, as Markdown")
+    parser.add_argument("--json", type=report, metavar="FILE", help="write the same facts for machines")
+    parser.add_argument("--junit", type=report, metavar="FILE", help="write them for the test viewers of CI services")
+    parser.add_argument("--summary", type=report, metavar="FILE", help="write them in short, as Markdown")
     parser.add_argument("--quiet", action="store_true", help="print the headline and the verdict alone")
-    parser.add_argument("--html", type=_report, metavar="FILE", help="write them as a page for a browser")
+    parser.add_argument("--html", type=report, metavar="FILE", help="write them as a page for a browser")
 
 
-def _report(text: str) -> Path:
+def report(text: str) -> Path:
+    """Return the file of a report, for ``type=``."""
     if text == "-":
         raise argparse.ArgumentTypeError("'-' is no file: what is printed is for people")
-    return Path(text)
+    return path(text)
+
+
+def path(text: str) -> Path:
+    """Return a path or what behaves as one, of a URL, for ``type=``."""
+    try:
+        return remote.path(text)
+    except (ImportError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def count(text: str) -> int:

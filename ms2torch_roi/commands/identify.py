@@ -33,7 +33,11 @@ _GRADIENTS = "gradients, of mode 1"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="recorded calls, or folders or .zip files of them"
+        "paths",
+        nargs="+",
+        type=arguments.path,
+        metavar="PATH",
+        help="recorded calls, or folders or .zip files of them; or URLs of those",
     )
     parser.add_argument(
         "--tolerance",
@@ -42,14 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="values may differ by T times the largest feature of a call (default: 1e-4, or in float16 1e-2, and what"
         " the last digits of a coordinate make)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same facts for machines")
+    parser.add_argument("--json", type=arguments.report, metavar="FILE", help="write the same facts for machines")
     parser.set_defaults(junit=None, html=None, summary=None)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
     console = make_console()
-    from ..parity import campaign, identification
+    from ..parity import campaign, identification, remote
 
     try:
         files, others = campaign.recorded_files(options.paths)
@@ -68,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         facts = _as_json(tried, conclusion, unreadable)
         try:
-            options.json.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            with remote.errors(options.json):
+                options.json.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         except OSError as error:
             raise CouldNotRunError(f"--json: {error}") from error
     return _STATUS[conclusion.verdict]

@@ -71,12 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="CPU", metavar="D", help="what it ran on: CPU, GPU, Ascend, ...")
     parser.add_argument("--framework-version", metavar="V", help="version of MindSpore or torchvision that ran it")
     parser.add_argument(
-        "--to", type=Path, required=True, metavar="PATH", help="folder for the calls, or a .npz file for a single one"
+        "--to",
+        type=arguments.path,
+        required=True,
+        metavar="PATH",
+        help="folder for the calls, or a .npz file for a single one",
     )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
+    from ..parity import remote
     from ..parity.recording import calls, saving
 
     call = _call(options)
@@ -92,8 +97,9 @@ def run(options: argparse.Namespace) -> int:
             raise CouldNotRunError(f"--to: {path} is one file, for {len(sources):,} calls")
         try:
             arrays: dict[str, Any] = dict(_arrays(options, source if options.files else None))
-            if path.exists():
-                raise FileExistsError(f"{path} is there already")
+            with remote.errors(path):
+                if path.exists():
+                    raise FileExistsError(f"{path} is there already")
             saving.save_call(path, **arrays, **call)
             written += 1
         except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from . import STATUSES, UNREADABLE, CouldNotRunError, arguments, make_console, reporting
 
@@ -14,7 +13,7 @@ EPILOG = STATUSES.format("merge") + UNREADABLE
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="report of a shard, made by --json")
+    parser.add_argument("files", nargs="+", type=arguments.path, metavar="FILE", help="report of a shard, or its URL")
     arguments.add_report_options(parser)
 
 

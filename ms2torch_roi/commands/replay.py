@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from .. import params
 from . import STATUSES, UNREADABLE, CouldNotRunError, arguments, make_console, reporting
@@ -19,7 +18,11 @@ EPILOG = STATUSES.format("replay") + UNREADABLE
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "paths", nargs="*", type=Path, metavar="PATH", help="recorded calls, or folders or .zip files of them"
+        "paths",
+        nargs="*",
+        type=arguments.path,
+        metavar="PATH",
+        help="recorded calls, or folders or .zip files of them; or URLs of those",
     )
     parser.add_argument(
         "--golden", action="store_true", help="replay the calls of every supported MindSpore that come with the package"

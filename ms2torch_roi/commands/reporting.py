@@ -7,11 +7,12 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..parity import remote
 from . import COULD_NOT_RUN, FAILED, PASSED, CouldNotRunError
 
 if TYPE_CHECKING:
@@ -82,13 +83,18 @@ def prepare_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) ->
     Those of an earlier run are removed: however this run ends, none of them is taken for its own.
     """
     files: dict[str, Path] = {name: file for name in _REPORTS if (file := getattr(options, name)) is not None}
-    taken: dict[tuple[int, int] | None, str] = dict.fromkeys(filter(None, map(_identity, inputs)), "is read")
+    taken: dict[Hashable, str] = dict.fromkeys(filter(None, map(_identity, inputs)), "is read")
     made = []
     try:
         for name, file in files.items():
             try:
-                there = file.exists()
-                file.open("a").close()
+                if remote.is_remote(file):
+                    there = _identity(file) in taken
+                    if not there:
+                        remote.write(file, lambda _: None)
+                else:
+                    there = file.exists()
+                    file.open("a").close()
             except (OSError, ValueError) as error:
                 raise CouldNotRunError(f"--{name}: {error}") from error
             if not there:
@@ -103,8 +109,10 @@ def prepare_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) ->
             _remove(file)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> Hashable:
     """Return what two names of one file have in common, be they links of whatever kind; None if there is no file."""
+    if remote.is_remote(path):
+        return remote.identity(path)
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -114,7 +122,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _remove(report: Path) -> None:
     """Remove a file, but no device or pipe; where it cannot be removed, as when it is mounted, make it empty."""
-    if report.is_file():
+    if remote.is_remote(report):
+        report.unlink(missing_ok=True)
+    elif report.is_file():
         try:
             Path(os.path.realpath(report)).unlink()
         except OSError:
@@ -144,7 +154,8 @@ def finish(run: report.Run, options: argparse.Namespace, console: Console) -> in
         file: Path | None = getattr(options, name)
         if file is not None:
             try:
-                file.write_text(render(found), encoding="utf-8", errors="backslashreplace")
+                with remote.errors(file):
+                    file.write_text(render(found), encoding="utf-8", errors="backslashreplace")
             except OSError as error:
                 raise CouldNotRunError(f"--{name}: {error}") from error
     if not run.total.failed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from . import adapters, cases, diagnosis, edges, identification, operators, processes, shrinking, verdicts
+from . import adapters, cases, diagnosis, edges, identification, operators, processes, remote, shrinking, verdicts
 from .adapters import Adapter
 from .cases import Case, MindSporeCase
 from .recording import calls, members
@@ -294,20 +293,24 @@ def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]
         ValueError: not one recorded call, or an archive that is damaged.
     """
     paths = list(paths)
-    files: list[Path] = []
+    files: dict[str, Path] = {}
     others: list[Path] = []
     for path in paths:
-        if path.is_dir() or path.suffix == members.ARCHIVE_SUFFIX:
-            for file in sorted(path.iterdir()) if path.is_dir() else members.in_archive(path):
-                (files if file.suffix == calls.SUFFIX else others).append(file)
-        else:
-            path.stat()
-            files.append(path)
+        with remote.errors(path):
+            is_folder = path.is_dir()
+            if is_folder or path.suffix == members.ARCHIVE_SUFFIX:
+                for file in sorted(path.iterdir()) if is_folder else members.in_archive(path):
+                    if file.suffix == calls.SUFFIX:
+                        files[remote.identity(file)] = file
+                    else:
+                        others.append(file)
+            else:
+                path.stat()
+                files[remote.identity(path)] = path
     if not files:
         folders = "".join(f"; {other} is a folder: give it too" for other in others if other.is_dir())
         raise ValueError(f"no recorded calls ({calls.SUFFIX} files) in {', '.join(map(str, paths))}{folders}")
-    # Not Path.resolve, which raises for links that lead to each other; reading those fails, and names them.
-    return tuple({os.path.realpath(file): file for file in files}.values()), others
+    return tuple(files.values()), others
 
 
 def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterator[list[Verdict]]:
@@ -324,7 +327,7 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterato
     # Small parts for few cases, so that all have some to do.
     length = max(1, min(_CHUNK, len(numbers) // (4 * workers)))
     parts = [numbers[first : first + length] for first in range(0, len(numbers), length)]
-    pool, futures = processes.start(workers, [(_verdicts_of_all, campaign, part) for part in parts])
+    pool, futures = processes.start(workers, campaign, [(_verdicts_of_all, part) for part in parts])
     try:
         for future in futures:
             yield from future.result()
@@ -335,8 +338,8 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterato
         pool.shutdown(wait=False)
 
 
-def _verdicts_of_all(campaign: Campaign, numbers: Sequence[int]) -> list[list[Verdict]]:
-    return [_timed_verdicts(campaign, number) for number in numbers]
+def _verdicts_of_all(numbers: Sequence[int]) -> list[list[Verdict]]:
+    return [_timed_verdicts(processes.given(), number) for number in numbers]
 
 
 def _timed_verdicts(campaign: Campaign, number: int) -> list[Verdict]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -13,6 +15,8 @@ from typing import Any
 
 # A progress bar has hidden the cursor: this wipes its line, and shows the cursor again.
 _RESTORED = b"\r\x1b[2K\x1b[?25h"
+
+_given = b""  # pickled, as what it needs is to be imported in a process that is prepared
 
 # Held while processes are started: one that is half started, and left, complains.
 _starting = threading.Lock()
@@ -60,13 +64,18 @@ def end_workers() -> None:
         process.kill()
 
 
-def start(workers: int, calls: Sequence[tuple[Any, ...]]) -> tuple[ProcessPoolExecutor, list[Future[Any]]]:
-    """Start processes, and give them calls, each a function and its arguments; return them and what will come of it."""
+def start(workers: int, shared: Any, calls: Sequence[tuple[Any, ...]]) -> tuple[ProcessPoolExecutor, list[Future[Any]]]:
+    """Start processes, and give them calls, each a function and its arguments; return them and what will come of it.
+
+    ``shared`` is what :func:`given` returns in each of them: it goes there once, and not with every call.
+    """
     # MindSpore does not survive a fork.
     context = multiprocessing.get_context("spawn")
     with _starting:
         _start_resource_tracker()
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+        pool = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_prepare_worker, initargs=(pickle.dumps(shared),)
+        )
         return pool, [pool.submit(*call) for call in calls]
 
 
@@ -91,8 +100,16 @@ def _start_resource_tracker() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _prepare_worker() -> None:
+@functools.cache
+def given() -> Any:
+    """Return what all processes were started with, in one of them."""
+    return pickle.loads(_given)
+
+
+def _prepare_worker(shared: bytes) -> None:
     """Keep the processes from competing for the same cores, and leave it to the one that started them to end them."""
+    global _given
+    _given = shared
     os.environ["OMP_NUM_THREADS"] = "1"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # MindSpore handles Ctrl-C itself once it has compiled

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import remote
 from .cases import Case
 
 NDArray = npt.NDArray[Any]
@@ -313,7 +314,7 @@ def reproduction_of_recorded(path: Path, settings: str) -> str:
     """Return a few lines of Python that replay a recorded call; ``settings`` are the other arguments of the replay."""
     return (
         "from pathlib import Path\n"
-        "from ms2torch_roi.parity import adapters, campaign, verdicts\n"
-        f"files = (Path({str(path)!r}),)\n"
+        "from ms2torch_roi.parity import adapters, campaign, remote, verdicts\n"
+        f"files = ({remote.expression(path)},)\n"
         f"print(campaign.Replay({', '.join(filter(None, ('files', settings)))}).verdicts(0))"
     )

@@ -13,7 +13,7 @@ import torch
 from helpers import assert_same_bits, run_python
 from recordings import FEATURES, MS_FEATURES, MS_ROIS, ROIS, pool, read
 
-from ms2torch_roi.parity import operators
+from ms2torch_roi.parity import operators, remote
 from ms2torch_roi.parity.recording import calls, record
 
 # On disk as it goes.
@@ -36,7 +36,7 @@ with record(sys.argv[1]):
     returned += process.stdout.readlines()
     process.wait()
     files = sorted(tmp_path.glob("*" + calls.SUFFIX))
-    partial = list(tmp_path.glob("*" + calls.PARTIAL_SUFFIX))
+    partial = list(tmp_path.glob("*" + remote.PARTIAL_SUFFIX))
     assert len(returned) <= len(files) <= len(returned) + 1
     assert len(partial) <= 1
     assert len(files) + len(partial) == len(list(tmp_path.iterdir()))

@@ -10,6 +10,7 @@ import ms2torch_roi
 from ms2torch_roi.parity.recording import calls, record
 
 RECORDED = {"output_size": (3, 2), "spatial_scale": 0.25, "sampling_ratio": 2}
+OUTPUT = np.zeros((2, 3, 4, 4), np.float32)
 MINDSPORE = {"pooled_height": 4, "pooled_width": 4, "spatial_scale": 0.25}
 
 
@@ -59,22 +60,26 @@ def test_boxes_may_be_a_list_for_each_image(tmp_path):
     assert_same_bits(calls.read(tmp_path / "1.npz").case.rois, ROIS.numpy())
 
 
+def test_the_output_has_the_dtype_of_the_features_whatever_the_rois_have(tmp_path):
+    output = OUTPUT.astype(np.float16)
+    ms2torch_roi.save_call(tmp_path / "1.npz", MS_FEATURES.astype(np.float16), MS_ROIS, output, **MINDSPORE)
+    assert calls.read(tmp_path / "1.npz").output.dtype == np.float16
+
+
 def test_modes_of_ascend_are_those_of_its_calls(tmp_path):
-    output = np.zeros((2, 3, 4, 4), np.float32)
     call = {**MINDSPORE, "roi_end_mode": 2}
-    ms2torch_roi.save_call(tmp_path / "1.npz", MS_FEATURES, MS_ROIS, output, device="Ascend", **call)
+    ms2torch_roi.save_call(tmp_path / "1.npz", MS_FEATURES, MS_ROIS, OUTPUT, device="Ascend", **call)
     read = calls.read(tmp_path / "1.npz")
     assert (read.device, read.case.roi_end_mode) == ("Ascend", 2)
     with pytest.raises(ValueError, match="roi_end_mode must be 0 or 1, got 2"):
-        ms2torch_roi.save_call(tmp_path / "2.npz", MS_FEATURES, MS_ROIS, output, **call)
+        ms2torch_roi.save_call(tmp_path / "2.npz", MS_FEATURES, MS_ROIS, OUTPUT, **call)
 
 
-OUTPUT = np.zeros((2, 3, 4, 4), np.float32)
 WRONG = {
     "an output of other bins": ({"output": OUTPUT[..., :3]}, ValueError,
                                 r"output has shape \(2, 3, 4, 3\), but this call has \(2, 3, 4, 4\)"),
     "an output of another dtype": ({"output": OUTPUT.astype("f2")}, TypeError,
-                                   "output is float16, but this call has float32"),
+                                   "output is float16, but features are float32"),
     "no output": ({"output": None}, TypeError, "output must be a tensor .* got NoneType"),
     "rois of float64": ({"rois": MS_ROIS.astype("f8")}, TypeError,
                         "rois must be .* float16 or float32, got ndarray of float64"),

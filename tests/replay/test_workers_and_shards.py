@@ -12,7 +12,7 @@ import pytest
 from recorded_calls import falsify
 
 from ms2torch_roi import ROIAlign
-from ms2torch_roi.parity import operators, report
+from ms2torch_roi.parity import campaign, operators, report
 from ms2torch_roi.parity.report import facts
 from ms2torch_roi.parity.verdicts import Tolerance, Verdict
 
@@ -28,6 +28,22 @@ def without_time(file):
     assert all(case.pop("seconds") > 0 for case in found["cases"])
     assert all(origin.keys() == {"command", "started", "platform"} for origin in found.pop("origins"))
     return found
+
+
+def test_the_names_of_all_calls_go_to_each_process_once(folder):
+    """And not with every few of the calls that it runs: there may be a hundred thousand."""
+    files, _ = campaign.recorded_files([folder])
+    times = []
+
+    class Counted(campaign.Replay):
+        def __reduce__(self):
+            times.append(len(self.files))
+            return campaign.Replay, (self.files,)
+
+    many = Counted(files * 50)
+    found = list(campaign.run(many, range(len(many)), 2))
+    assert [verdict.passed for verdicts in found for verdict in verdicts] == [True] * len(many)
+    assert times == [len(many)]
 
 
 def without_the_last_pixel(forward, smallest=0):

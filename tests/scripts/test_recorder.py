@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ms2torch_roi.cli import main
-from ms2torch_roi.parity import campaign
+from ms2torch_roi.parity import campaign, remote
 from ms2torch_roi.parity.recording import calls
 
 pytestmark = pytest.mark.needs_mindspore
@@ -176,7 +176,7 @@ def test_a_process_that_ends_while_it_writes_leaves_whole_files(run, train, tmp_
     assert len(files) == 2
     assert all(calls.read(file).output is not None for file in files)
     assert [other.read_bytes() for other in others] == [b"the beginning"]
-    assert others[0].name.endswith(calls.PARTIAL_SUFFIX)
+    assert others[0].name.endswith(remote.PARTIAL_SUFFIX)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 from ... import how_to_install
+from .. import remote
 from .session import Recording, enter, leave
 
 __all__ = ["Recording", "record"]
@@ -71,7 +71,8 @@ def record(
     in the file, and so are they in the gradient that came for them; the model gets them as they are.
 
     Args:
-        directory: where the files go; it is made if it is not there.
+        directory: where the files go, a folder or a URL that fsspec knows (``s3://bucket/calls``, with the extra
+            ``remote``); it is made if it is not there.
         gradients: True to record also what the framework's backward pass brought for the output of each call, and what
             the operator's own gradient gave for its features. They are added to the file when they arrive, also after
             the block; of several backward passes through one call the last stays. MindSpore then hands the model a view
@@ -115,7 +116,7 @@ def record(
         raise TypeError(f"record: gradients must be True or False, got {gradients!r} ({type(gradients).__name__})")
     return _recording(
         Recording(
-            Path(directory).absolute(),  # which a model that changes the working directory does not move
+            remote.path(directory).absolute(),  # which a model that changes the working directory does not move
             gradients,
             None if max_calls is None else _positive("max_calls", max_calls),
             None if max_bytes is None else _positive("max_bytes", max_bytes),
@@ -145,7 +146,7 @@ def _recording(recording: Recording) -> Iterator[Recording]:
             "record: MindSpore is in graph mode, whose graphs do not call Python, so nothing could be recorded."
             f" {_OUT_OF_GRAPHS}"
         )
-    recording.directory.mkdir(parents=True, exist_ok=True)
+    remote.make_folder(recording.directory)
     enter(recording, {name: module.patch for name, module in modules.items()})
     try:
         yield recording

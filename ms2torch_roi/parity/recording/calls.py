@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import __version__, params
+from .. import remote
 from ..cases import Case, MindSporeCase, TorchvisionCase
 from . import members
 from .members import Declared, Members
@@ -23,7 +24,6 @@ NDArray = npt.NDArray[Any]
 # A call is written in the first format that can hold it: in 2, its features may be in the file of another call.
 FORMATS = (1, 2)
 SUFFIX = ".npz"
-PARTIAL_SUFFIX = ".partial"
 
 _OPERATORS: dict[str, tuple[str, type[Case]]] = {
     "mindspore.ops.ROIAlign": ("mindspore", MindSporeCase),
@@ -95,7 +95,8 @@ def write(path: Path, call: Call, features_in: FeaturesElsewhere | None = None) 
         "output_gradient": call.output_gradient,
         "features_gradient": call.features_gradient,
     }
-    _save(path, {name: array for name, array in arrays.items() if array is not None})
+    present = {name: array for name, array in arrays.items() if array is not None}
+    remote.write(path, lambda file: members.save(file, present))
 
 
 def add_gradients(path: Path, output_gradient: NDArray, features_gradient: NDArray) -> None:
@@ -104,20 +105,10 @@ def add_gradients(path: Path, output_gradient: NDArray, features_gradient: NDArr
     Raises:
         OSError: the file cannot be read or written.
     """
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
-    _save(path, {**arrays, "output_gradient": output_gradient, "features_gradient": features_gradient})
-
-
-def _save(path: Path, arrays: Mapping[str, NDArray]) -> None:
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    try:
-        with partial.open("wb") as file:
-            members.save(file, arrays)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    gradients = {"output_gradient": output_gradient, "features_gradient": features_gradient}
+    with members.opened(path, _MEMBERS) as own:
+        arrays = {name: own.read(name) for name in own.declared} | gradients
+    remote.write(path, lambda file: members.save(file, arrays))
 
 
 def sha256(array: NDArray) -> str:
@@ -147,7 +138,7 @@ def read(path: Path) -> Call:
 
 def name_of(path: Path) -> str:
     """Return what a call is called after its file: the folder and the file."""
-    return "/".join(path.absolute().parts[-2:])
+    return "/".join(part.strip("/") for part in path.absolute().parts[-2:])
 
 
 def _facts(own: Members) -> dict[str, Any]:
@@ -222,7 +213,7 @@ def _call(
     case = kind(
         name=name_of(path),
         category="recorded",
-        source=f"calls.read(Path({str(path)!r})).case",
+        source=f"calls.read({remote.expression(path)}).case",
         features=features,
         rois=arrays["rois"],
         raises=raises,

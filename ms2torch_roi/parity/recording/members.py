@@ -18,6 +18,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .. import remote
+
 NDArray = npt.NDArray[Any]
 
 ARCHIVE_SUFFIX = ".zip"
@@ -86,7 +88,7 @@ def in_archive(archive: Path) -> list[Path]:
     """
     try:
         check_is_file(archive)
-        with zipfile.ZipFile(archive) as file:
+        with archive.open("rb") as opened, zipfile.ZipFile(opened) as file:
             names = [info.filename for info in file.infolist() if not info.is_dir()]
     except (ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{archive}: {error}") from error
@@ -112,10 +114,13 @@ def check_is_file(path: Path) -> None:
 def _opened(path: Path) -> tuple[IO[bytes], int]:
     """Open a file, or a copy in memory of one in an archive; return it and how many bytes it takes on disk."""
     archive = next((parent for parent in path.parents if parent.suffix == ARCHIVE_SUFFIX and parent.is_file()), None)
+    if archive is None and remote.is_remote(path):
+        content = path.read_bytes()  # in one request
+        return io.BytesIO(content), len(content)
     if archive is None:
         check_is_file(path)
         return path.open("rb"), path.stat().st_size
-    with zipfile.ZipFile(archive) as file:
+    with archive.open("rb") as opened, zipfile.ZipFile(opened) as file:
         member = file.getinfo(path.relative_to(archive).as_posix())
         packed = min(member.compress_size, archive.stat().st_size)
         _check_compression("it", member)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from .. import given
+from .. import given, remote
 from ..cases import MindSporeCase
 from . import calls
 from .capture import cleared, unwritten_rows
@@ -39,8 +38,8 @@ def save_call(
     Arrays may be torch tensors, NumPy arrays or MindSpore tensors, on any device.
 
     Args:
-        path: the file, whose name ends in ``.npz``. Its folder is made if it is not there, and a file of that name is
-            replaced.
+        path: the file, or a URL that fsspec knows, whose name ends in ``.npz``. Its folder is made if it is not there,
+            and a file of that name is replaced.
         features: (N, C, H, W), float16 or float32, as the operator got them; torchvision's ``input``.
         rois: (K, 5) rows of ``(index, x1, y1, x2, y2)``, coordinates in image pixels, float16 or float32; torchvision's
             ``boxes``, which may be a list of N arrays of (L_i, 4) too, one for each image.
@@ -53,8 +52,8 @@ def save_call(
         arguments: of the operator, by name, as above.
 
     Raises:
-        TypeError: arguments of neither operator or of both, or too few; no arrays, or arrays of another dtype than the
-            operator returns; one gradient without the other.
+        TypeError: arguments of neither operator or of both, or too few; no arrays, or of another dtype, or not all but
+            ``rois`` of the dtype of ``features``; one gradient without the other.
         ValueError, RuntimeError: what the operator refuses, or an array of another shape than the call has. A few
             shapes raise AssertionError, as torchvision does.
         OSError: the file cannot be written.
@@ -72,7 +71,7 @@ def save_call(
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"save_call: path must be a path, got {path!r} ({type(path).__name__})")
-    path = Path(path)
+    path = remote.path(path)
     if path.suffix != calls.SUFFIX:
         raise ValueError(f"save_call: the name of a recorded call ends in {calls.SUFFIX}, got {path}")
     if "rule" in arguments:
@@ -84,21 +83,20 @@ def save_call(
         case = replace(case, rule="cpu")
     if (output_gradient is None) != (features_gradient is None):
         raise TypeError("save_call: give output_gradient and features_gradient, or neither of them")
-    of_output, of_features = (case.output_shape, case.dtype), (case.features.shape, case.features.dtype)
     call = calls.Call(case=case, output=None, versions=dict(versions or {}), device=device)
     unwritten = unwritten_rows(call)
     arrays: dict[str, Any] = {}
-    for name, value, (shape, dtype) in (
-        ("output", output, of_output),
-        ("output_gradient", output_gradient, of_output),
-        ("features_gradient", features_gradient, of_features),
+    for name, value, shape in (
+        ("output", output, case.output_shape),
+        ("output_gradient", output_gradient, case.output_shape),
+        ("features_gradient", features_gradient, case.features.shape),
     ):
         if value is not None or name == "output":
             array = given.array("save_call", name, value)
             if array.shape != shape:
                 raise ValueError(f"save_call: {name} has shape {array.shape}, but this call has {shape}")
-            if array.dtype != dtype:
-                raise TypeError(f"save_call: {name} is {array.dtype}, but this call has {dtype}")
+            if array.dtype != case.features.dtype:
+                raise TypeError(f"save_call: {name} is {array.dtype}, but features are {case.features.dtype}")
             arrays[name] = array if name == "features_gradient" else cleared(array, unwritten)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    remote.make_folder(path.parent)
     calls.write(path, replace(call, **arrays))

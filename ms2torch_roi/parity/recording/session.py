@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from .. import remote
 from . import calls
 from .calls import Call, FeaturesElsewhere
 
@@ -100,8 +102,9 @@ class Recording:
             return None
         with writing(path):
             calls.write(path, call, features_in)
+            written = path.stat().st_size
         with _lock:
-            self._bytes += path.stat().st_size + to_come - size
+            self._bytes += written + to_come - size
             self.paths.append(path)
             if known is not None and features_in is None:
                 self._features[known] = path.name
@@ -132,10 +135,11 @@ class Recording:
 def writing(path: Path) -> Iterator[None]:
     """Say of an OSError that a call could not be recorded, and name its file."""
     try:
-        yield
+        with remote.errors(path):
+            yield
     except OSError as error:
         message = f"a call could not be recorded: {error.strerror or error}; the calls before it are whole"
-        raise OSError(error.errno, message, str(path)) from error
+        raise OSError(error.errno or errno.EIO, message, str(path)) from error
 
 
 # What follows is shared by all threads, and by all recordings, which may overlap in any way.

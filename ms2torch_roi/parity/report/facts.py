@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from .. import remote
 from ..recording import members
 from ..verdicts import Tolerance, Verdict, cause
 from . import Origin, Run, schema
@@ -77,8 +78,10 @@ def read(file: Path) -> Run:
         ValueError: it holds something else, or another format; the message names the file and the field.
     """
     try:
-        members.check_is_file(file)
-        return from_json(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse))
+        with remote.errors(file):
+            members.check_is_file(file)
+            text = file.read_text(encoding="utf-8")
+        return from_json(json.loads(text, parse_constant=_refuse))
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{file}: not a report of ms2torch-roi: {error}") from error
 
