@@ -133,6 +133,21 @@ def test_what_mindspore_dumps_in_graph_mode_replays_to_the_same_bits(run_command
     assert "beside it there are 1 of input.0, 0 of input.1, 1 of output.0" in result.stderr
 
 
+def test_what_an_operator_computed_twice_in_a_step_is_told_apart_by_the_times(run_command, tmp_path):
+    folder, operator = tmp_path / "0", "ROIAlign.Default_ROIAlign-op0.0.0"
+    folder.mkdir()
+    for run, features in enumerate((FEATURES, FEATURES * 2)):
+        output = reference.ms_roi_align(features, ROIS, 3, 2, 0.25)
+        for kind, array in (("input.0", features), ("input.1", ROIS), ("output.0", output)):
+            time = 99 + run * 10 + (kind == "output.0")  # of 2 digits and of 3
+            np.save(folder / f"{operator}.{time}.{kind}.DefaultFormat.Float32.npy", array)
+    np.save(folder / "ROIAlign.Default_ROIAlign-op1.0.0.98.input.0.DefaultFormat.Float32.npy", FEATURES)
+    assert run_command("import", *folder.glob("*.output.*"), *CALL, "--to", tmp_path / "calls").returncode == 0
+    made = {path.name.split(".")[4]: calls.read(path) for path in (tmp_path / "calls").iterdir()}
+    for time, factor in (("100", 1), ("110", 2)):
+        assert made[time].case.features.tobytes() == (FEATURES * np.float32(factor)).tobytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
