@@ -85,7 +85,7 @@ def test_all_has_mindspore_where_it_has_wheels_whatever_python_builds(metadata):
 
 def test_the_pages_that_docstrings_speak_of_are_in_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        for page in ("MAPPING.md", "MAPPING.zh-CN.md", "EVIDENCE.md", "CHANGELOG.md"):
+        for page in ("MAPPING.md", "MAPPING.zh-CN.md", "EVIDENCE.md", "FORMAT.md", "CHANGELOG.md"):
             assert archive.read(f"ms2torch_roi/{page}") == (ROOT / page).read_bytes()
 
 
