@@ -229,7 +229,7 @@ def test_without_universal_pathlib_the_extra_is_named_and_files_are_read(tmp_pat
     assert result.stdout.split() == ["2", "2"]
     *others, line = result.stderr.splitlines()
     assert all("no call has a value that tells one rule from another" in other for other in others)
-    assert "s3://bucket/calls needs universal_pathlib. Install it with: pip install 'ms2torch-roi[remote]'" in line
+    assert "s3://bucket/calls needs universal_pathlib. Install the extra 'remote' with: pip install" in line
 
 
 def test_plain_paths_import_neither(tmp_path):
