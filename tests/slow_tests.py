@@ -85,6 +85,7 @@ SLOW = {
     "tests/test_mindspore_vmap.py",
     "tests/test_operator.py",
     "tests/test_plugin.py",
+    "tests/test_sharing.py",
     "tests/test_threads.py::test_a_large_call_takes_five_percent_of_the_memory_of_the_output",
     "tests/test_threads.py::test_calls_while_the_interpreter_shuts_down",
     "tests/test_threads.py::test_workers_that_are_forked_after_a_call",

@@ -1,4 +1,4 @@
-"""The processes that share a run, and how all of them end when it is interrupted."""
+"""The processes that share a run, or other workers, and how all of them end when it is interrupted."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from typing import Any, NamedTuple
 
 # A progress bar has hidden the cursor: this wipes its line, and shows the cursor again.
 _RESTORED = b"\r\x1b[2K\x1b[?25h"
@@ -60,14 +60,39 @@ def end_workers() -> None:
         process.kill()
 
 
-def start(workers: int, calls: Sequence[tuple[Any, ...]]) -> tuple[ProcessPoolExecutor, list[Future[Any]]]:
-    """Start processes, and give them calls, each a function and its arguments; return them and what will come of it."""
-    # MindSpore does not survive a fork.
-    context = multiprocessing.get_context("spawn")
+class Workers(NamedTuple):
+    """Who shares a run.
+
+    Attributes:
+        start: makes an executor; also in the place of one that has lost a process.
+        at_once: how many calls it works on at a time.
+        lost: what its futures raise where the process that ran them has died.
+        end: ends all at once, whatever they do.
+    """
+
+    start: Callable[[], Executor]
+    at_once: int
+    lost: tuple[type[Exception], ...] = (BrokenExecutor,)
+    end: Callable[[], None] = lambda: None
+
+
+def workers(count: int) -> Workers:
+    """Return so many processes of this machine."""
+
+    def start() -> Executor:
+        with _starting:
+            _start_resource_tracker()
+        # MindSpore does not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker)
+
+    return Workers(start, count, end=end_workers)
+
+
+def submit(executor: Executor, *call: Any) -> Future[Any]:
+    """Give an executor a function and its arguments, for which it may start a process."""
     with _starting:
-        _start_resource_tracker()
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
-        return pool, [pool.submit(*call) for call in calls]
+        return executor.submit(*call)
 
 
 def _start_resource_tracker() -> None:
