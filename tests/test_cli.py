@@ -150,6 +150,27 @@ def test_check_without_mindspore_says_so_and_does_not_import_it():
     assert result.stdout.splitlines()[-1].startswith("IDENTICAL: ")
 
 
+@pytest.mark.needs_mindspore
+def test_check_without_torch_says_so_and_does_not_import_it(tmp_path):
+    absent = without("torch") + without("torchvision").replace("Absent", "Absent2")
+    arguments = ("check", "--without-torch", "--cases", "5", "--json", str(tmp_path / "facts.json"))
+    result = run_python(absent + RUN, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("The NumPy reference, WITHOUT torch, against ms2torch_roi ")
+    assert " on MindSpore 2" in result.stdout.splitlines()[0]
+    assert result.stdout.splitlines()[-1].startswith("IDENTICAL: ")
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert {case["direction"] for case in facts["cases"]} == {"to-mindspore"}
+    assert not {"torch", "torchvision"} & facts["versions"].keys()
+
+
+@pytest.mark.needs_mindspore
+def test_check_without_torch_fails_with_the_naive_mapping():
+    result = run_python(NAIVE_BACK + RUN, "check", "--without-torch", "--cases", "5")
+    assert result.returncode == 1
+    assert "operators.outcome(operators.reference, case)" in result.stdout
+
+
 def test_check_without_mindspore_fails_with_the_naive_mapping():
     result = run_python(NAIVE + RUN, "check", "--without-mindspore", "--cases", "5")
     assert result.returncode == 1
@@ -186,6 +207,9 @@ def test_check_that_cannot_run_says_why_in_one_line(package, message):
         (["check", "--colour"], "unrecognized arguments: --colour"),
         (["check", "--direction", "up"], "argument --direction: invalid choice: 'up'"),
         (["check", "--direction", "to-mindspore", "--without-mindspore"], "--direction to-mindspore needs MindSpore"),
+        (["check", "--direction", "to-torch", "--without-torch"], "--direction to-torch needs torch"),
+        (["check", "--without-mindspore", "--without-torch"], "--without-torch leave nothing to run"),
+        (["check", "--without-torch", "--device", "cuda"], "--device cuda does not go with --without-torch"),
         (["prove"], "invalid choice: 'prove'"),
         ([], "the following arguments are required: COMMAND"),
     ],

@@ -130,7 +130,7 @@ def test_everything_that_can_be_had_is_imported_where_a_framework_is_missing(abs
 
 def test_extras_named_in_errors_exist():
     extras = importlib.metadata.metadata("ms2torch-roi").get_all("Provides-Extra")
-    assert set(extras) == {"torch", "mindspore", "cli", "plot", "port", "remote", "all", "test", "docs", "dev"}
+    assert set(extras) == {"torch", "mindspore", "cli", "plot", "port", "dask", "remote", "all", "test", "docs", "dev"}
 
 
 def test_package_itself_depends_on_numpy_alone():

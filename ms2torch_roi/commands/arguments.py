@@ -12,7 +12,7 @@ from ..parity import remote
 from . import PASSED, CouldNotRunError
 
 if TYPE_CHECKING:
-    from ..parity import adapters, verdicts
+    from ..parity import adapters, processes, verdicts
 
 STATUSES_OF_SCRIPTS = "Exit status: 0, or 2 if the script could not be written."
 
@@ -22,6 +22,9 @@ Number = TypeVar("Number", int, float)
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add how to run the cases, and what tolerance is allowed."""
     parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="run them on the Dask cluster whose scheduler is there (extra: dask)"
+    )
     parser.add_argument("--shard", type=_shard, metavar="I/N", help="run the I-th of N parts; merge puts them together")
     parser.add_argument("--atol", type=tolerance, default=0.0, metavar="A", help="values may differ by A (default: 0)")
     parser.add_argument(
@@ -34,6 +37,29 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="and N values of a case by more (default: 0)",
     )
+
+
+def workers_of(options: argparse.Namespace, cases: int) -> processes.Workers | None:
+    """Return who runs so many cases, as ``add_run_options`` has asked for; None for this process.
+
+    Raises:
+        CouldNotRunError: there is no such cluster, or it cannot run them.
+    """
+    from ..parity import cluster, processes
+
+    if options.dask is None:
+        count = min(options.workers, cases)
+        return processes.workers(count) if count > 1 else None
+    if options.workers > 1:
+        raise CouldNotRunError("--workers starts processes here: it does not go with --dask")
+    if options.adapter is not None:
+        raise CouldNotRunError("--adapter runs in a process of its own, which Dask's workers may not start")
+    try:
+        return cluster.workers(options.dask)
+    except ImportError as error:
+        raise CouldNotRunError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise CouldNotRunError(f"--dask: {error}") from error
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

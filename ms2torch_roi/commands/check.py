@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 
 from . import STATUSES, CouldNotRunError, arguments, make_console, reporting
 
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare the port to torch with the NumPy reference instead of MindSpore",
     )
+    parser.add_argument(
+        "--without-torch",
+        action="store_true",
+        help="compare the port to MindSpore with the NumPy reference instead of torchvision",
+    )
     arguments.add_adapter(parser)
     arguments.add_device(parser)
     arguments.add_run_options(parser)
@@ -59,9 +65,16 @@ def run(options: argparse.Namespace) -> int:
     from ..parity import campaign, cases, operators, report
     from ..parity.report import terminal
 
-    with_mindspore = not options.without_mindspore
+    with_mindspore, with_torch = not options.without_mindspore, not options.without_torch
+    with_both = with_mindspore and with_torch
+    if not with_mindspore and not with_torch:
+        raise CouldNotRunError("--without-mindspore and --without-torch leave nothing to run")
     if options.direction == "to-mindspore" and not with_mindspore:
         raise CouldNotRunError("--direction to-mindspore needs MindSpore: it does not go with --without-mindspore")
+    if options.direction == "to-torch" and not with_torch:
+        raise CouldNotRunError("--direction to-torch needs torch: it does not go with --without-torch")
+    if options.device != "cpu" and not with_torch:
+        raise CouldNotRunError(f"--device is of torch's: --device {options.device} does not go with --without-torch")
     if options.direction == "to-mindspore" and options.device != "cpu":
         raise CouldNotRunError(f"--direction to-mindspore runs on a CPU: it does not go with --device {options.device}")
     reporting.prepare_reports(options)
@@ -71,23 +84,27 @@ def run(options: argparse.Namespace) -> int:
         directions = ["to-torch"]
     elif adapter is not None:
         directions = [adapter.kind.direction]
-    elif not with_mindspore:
-        directions = ["to-torch"]
+    elif not with_both:
+        directions = ["to-torch" if with_torch else "to-mindspore"]
     check = campaign.Check(
         random_cases=options.cases,
         workloads=options.cases // CASES_FOR_A_WORKLOAD if options.workloads is None else options.workloads,
         seed=options.seed,
         directions=tuple(directions),
         with_mindspore=with_mindspore,
+        with_torch=with_torch,
         tolerance=arguments.tolerance_of(options),
         device=options.device,
         adapter=adapter,
     )
-    versions = operators.versions() if with_mindspore else operators.versions(["to-torch"])
-    if not {"torch", "torchvision", *(["mindspore"] if with_mindspore else [])} <= versions.keys():
-        _import_frameworks(with_mindspore)  # which says what is missing
+    ports = [*(["to-torch"] if with_torch else []), *(["to-mindspore"] if with_mindspore else [])]
+    versions = operators.versions(ports)
+    if not {*(["torch", "torchvision"] if with_torch else []), *(["mindspore"] if with_mindspore else [])} <= {
+        *versions
+    }:
+        _import_frameworks(ports)  # which says what is missing
     run = report.Run(
-        oracle="frameworks" if with_mindspore else "reference",
+        oracle="frameworks" if with_both else "reference",
         versions=versions,
         devices=operators.devices(versions, options.device),
         origins=[report.Origin.here(options.command_line)],
@@ -96,13 +113,13 @@ def run(options: argparse.Namespace) -> int:
         tolerance=check.tolerance,
         seed=options.seed,
     )
-    if "to-mindspore" in check.directions and not operators.torchvision_has_its_errors():
+    if "to-mindspore" in check.directions and with_both and not operators.torchvision_has_its_errors():
         run.notes.append("Not run in torchvision, which may read out of bounds with this torch: what must be an error.")
     terminal.print_headline(run, console)
     terminal.print_origins(run, console)
     with console.status("importing the frameworks"):
-        _import_frameworks(with_mindspore)
-        engine = arguments.engine_of(options)
+        _import_frameworks(ports)
+        engine = arguments.engine_of(options) if with_torch else ""
     reporting.run_cases(check, run, options, console)
     if adapter is None and "to-torch" in check.directions:
         console.print(f"ROIAlign computes on {engine}.", highlight=False, soft_wrap=True)
@@ -114,13 +131,17 @@ def run(options: argparse.Namespace) -> int:
     return reporting.finish(run, options, console)
 
 
-def _import_frameworks(with_mindspore: bool) -> None:
+def _import_frameworks(ports: Sequence[str]) -> None:
+    """Import what ports in these directions run on."""
     from ..parity import cases, operators
 
+    documented = {case.direction: case for case in cases.documented_cases()}
     try:
-        if with_mindspore:
+        if "to-mindspore" in ports:
             operators.import_mindspore()
-        operators.port(cases.documented_cases()[0])
+        for port in ports:
+            operators.port(documented[port])
     except ImportError as error:
-        hint = ", or use --without-mindspore" if "MindSpore is not installed" in str(error) else ""
+        hints = {"MindSpore is not installed": "--without-mindspore", "torch is not installed": "--without-torch"}
+        hint = next((f", or use {option}" for missing, option in hints.items() if missing in str(error)), "")
         raise CouldNotRunError(f"{error}{hint}") from error

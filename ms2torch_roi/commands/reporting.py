@@ -8,12 +8,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..parity import remote
-from . import COULD_NOT_RUN, FAILED, PASSED, CouldNotRunError
+from . import COULD_NOT_RUN, FAILED, PASSED, CouldNotRunError, arguments
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,19 +28,24 @@ _REPORTS = ("json", "junit", "html", "summary")
 
 def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Namespace, console: Console) -> None:
     """Run the cases of a campaign that are of this shard, and add what came of them to the run."""
-    from ..parity import campaign
+    from ..parity import sharing
 
     part, parts = options.shard or (1, 1)
     run.shard = f"{part}/{parts}" if options.shard else None
     numbers = range(part - 1, len(cases), parts)
+    workers = arguments.workers_of(options, len(numbers))
+    lost = () if workers is None else workers.lost
+    broken: tuple[type[Exception], ...] = (*lost, futures.CancelledError, futures.TimeoutError)
     started = time.monotonic()
     try:
-        for verdicts in _with_progress(campaign.run(cases, numbers, options.workers), len(numbers), console):
+        for verdicts in _with_progress(sharing.run(cases, numbers, workers), len(numbers), console):
             run.verdicts += verdicts
     except ImportError as error:
         raise CouldNotRunError(str(error)) from error
-    except BrokenProcessPool as error:
-        raise CouldNotRunError("a worker process died; --workers 1 may tell at which case") from error
+    except broken as error:
+        if options.dask is None:
+            raise CouldNotRunError("--workers: no process can be started, or it ends at once") from error
+        raise CouldNotRunError(f"--dask: the cluster at {options.dask} is gone, or its workers end at once") from error
     first = [(verdict, cases.shrunk(verdict)) for verdict in run.to_shrink]
     run.shrunk = [small for verdict, small in first if small != verdict]
     run.seconds = time.monotonic() - started

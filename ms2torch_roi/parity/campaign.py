@@ -1,17 +1,16 @@
-"""What a command runs, case by case, in this process or on several: the cases of a check, or recorded calls."""
+"""What a command runs, case by case: the cases of a check, or recorded calls."""
 
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from . import adapters, cases, diagnosis, edges, identification, operators, processes, remote, shrinking, verdicts
+from . import adapters, cases, diagnosis, edges, identification, operators, remote, shrinking, verdicts
 from .adapters import Adapter
 from .cases import Case, MindSporeCase
 from .recording import calls, members
@@ -38,9 +37,6 @@ GOLDEN = Path(__file__).parent / "golden"
 NOT_FOR_ADAPTER = "of calls of the other library's operator, which the adapter does not take"
 NOT_ON_DEVICE = "of calls that must end in an error, which can end the process on this device"
 
-# Cases that a worker is handed at a time, at most.
-_CHUNK = 20
-
 
 class Campaign(Protocol):
     """Numbered cases, each of which can be run anywhere: whatever is needed can be pickled."""
@@ -50,6 +46,12 @@ class Campaign(Protocol):
     def verdicts(self, number: int) -> list[Verdict]:
         """Run one case, and judge it."""
 
+    def only(self, numbers: Sequence[int]) -> Campaign:
+        """Return what is needed to run the cases of these numbers, to be sent elsewhere."""
+
+    def lost(self, number: int) -> Verdict:
+        """Return the verdict on a case that ended the process that ran it, without running it."""
+
     def shrunk(self, verdict: Verdict) -> Verdict:
         """Return the verdict on a smaller case that fails as the case of this verdict does, if there is one."""
 
@@ -58,7 +60,7 @@ class Campaign(Protocol):
 class Check:
     """The documented example, the catalogue of edges, and for each direction so many random cases and workloads.
 
-    The ports are compared with both frameworks, or, without MindSpore, with the NumPy reference. Of workloads the
+    The ports are compared with both frameworks, or, without one of them, with the NumPy reference. Of workloads the
     gradients are compared too, if both frameworks are there. ``device`` is where torch runs the port to it; on others
     than a CPU no case runs that must end in an error, which may end the process there. An ``adapter`` is run in place
     of the port, without round trips and gradients.
@@ -69,6 +71,7 @@ class Check:
     seed: int = 0
     directions: tuple[str, ...] = DIRECTIONS
     with_mindspore: bool = True
+    with_torch: bool = True
     tolerance: Tolerance = EXACT
     device: str = "cpu"
     adapter: Adapter | None = None
@@ -92,9 +95,8 @@ class Check:
         if case.raises is not None and self.device != "cpu":
             return [Verdict(case.name, case.direction, case.category, number, left_out={NOT_ON_DEVICE: len(case.rois)})]
         expected = operators.outcome(self._original, case)
-        port = operators.port if self.adapter is None else self._run_adapter
-        found = [self._verdict(number, case, expected, port, case.category)]
-        if not self.with_mindspore or case.raises is not None or self.adapter is not None:
+        found = [self._verdict(number, case, expected, self._port, case.category)]
+        if not self._with_both or case.raises is not None or self.adapter is not None:
             return found
         if case.category.startswith(cases.WORKLOAD):
             found.append(self._verdict_on_gradient(number, case))
@@ -103,15 +105,25 @@ class Check:
             found.append(self._verdict(number, case, expected, operators.round_trip, category))
         return found
 
+    def only(self, numbers: Sequence[int]) -> Check:
+        """Return all: the cases are made where they run."""
+        return self
+
+    def lost(self, number: int) -> Verdict:
+        """Name the case, and how to run it."""
+        case = self.case(number)
+        again = verdicts.reproduction(case, self._original.__name__, self._named(self._port, case))
+        verdict = Verdict(case.name, case.direction, case.category, number, problem=verdicts.LOST, call=case.call)
+        return replace(verdict, reproduction=again)
+
     def shrunk(self, verdict: Verdict) -> Verdict:
         """Shrink the random cases; the others are small, and known by name."""
         case = self.case(verdict.number)
-        if not case.category.startswith((cases.RANDOM, cases.WORKLOAD)) or adapters.is_lost(verdict.problem):
+        is_lost = verdict.problem == verdicts.LOST or adapters.is_lost(verdict.problem)
+        if not case.category.startswith((cases.RANDOM, cases.WORKLOAD)) or is_lost:
             return verdict
-        port: Callable[..., NDArray] = operators.port
-        if self.adapter is not None:
-            port = self._run_adapter
-        elif verdict.category.startswith(ROUND_TRIP):
+        port = self._port
+        if verdict.category.startswith(ROUND_TRIP):
             port = operators.round_trip
 
         def again(case: Case) -> Verdict:
@@ -129,7 +141,15 @@ class Check:
 
     @property
     def _original(self) -> operators.Operator:
-        return operators.original if self.with_mindspore else operators.reference
+        return operators.original if self._with_both else operators.reference
+
+    @property
+    def _with_both(self) -> bool:
+        return self.with_mindspore and self.with_torch
+
+    @property
+    def _port(self) -> Callable[..., NDArray]:
+        return operators.port if self.adapter is None else self._run_adapter
 
     def _verdict(
         self, number: int, case: Case, expected: NDArray | Exception, port: Callable[..., NDArray], category: str
@@ -195,7 +215,7 @@ class Replay:
     ``device`` is where torch runs it. An ``adapter`` is run in place of the port, and gradients are left out then.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] | dict[int, Path]
     backward_roi_end_mode: int | None = None
     tolerance: Tolerance = EXACT
     rule: str = "cpu"
@@ -237,9 +257,10 @@ class Replay:
         if not verdict.passed:
             of_device = _explained(lambda *_: identification.explanation(call), expected, actual)
             of_rules = _explained(diagnosis.explain, case, expected, actual)
-            # What no rule fits to the bit may be that of a device, to within its rounding.
-            explanation = of_device if of_rules.startswith("None of") else f"{of_device} {of_rules}".strip()
-            verdict = replace(verdict, explanation=explanation or of_rules)
+            if of_device and of_rules.startswith(diagnosis.NONE_FITS):  # but that of a device, to within its rounding
+                of_rules = of_rules.removeprefix(diagnosis.NONE_FITS) if "closest to" in of_rules else ""
+            explanation = " ".join(filter(None, (of_device, of_rules.strip())))
+            verdict = replace(verdict, explanation=explanation)
         found = [verdict]
         if self.adapter is None and call.output_gradient is not None and call.features_gradient is not None:
             gradient = functools.partial(
@@ -269,6 +290,16 @@ class Replay:
         for name, qualified in modules.items():
             settings = settings.replace(name, qualified)
         return settings
+
+    def only(self, numbers: Sequence[int]) -> Replay:
+        """Return the files of these numbers alone: there may be very many."""
+        return replace(self, files={number: self.files[number] for number in numbers})
+
+    def lost(self, number: int) -> Verdict:
+        """Name the file, which may be what ended the process when it was read."""
+        path = self.files[number]
+        again = verdicts.reproduction_of_recorded(path, self._settings)
+        return Verdict(calls.name_of(path), "unknown", "lost", number, problem=verdicts.LOST, reproduction=again)
 
     def shrunk(self, verdict: Verdict) -> Verdict:
         """Leave recorded calls as they are: there is no original to ask for the output of another."""
@@ -311,40 +342,3 @@ def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]
         folders = "".join(f"; {other} is a folder: give it too" for other in others if other.is_dir())
         raise ValueError(f"no recorded calls ({calls.SUFFIX} files) in {', '.join(map(str, paths))}{folders}")
     return tuple(files.values()), others
-
-
-def run(campaign: Campaign, numbers: Sequence[int], workers: int = 1) -> Iterator[list[Verdict]]:
-    """Run the cases of these numbers, in their order, on as many processes.
-
-    Raises:
-        BrokenProcessPool: a process died.
-    """
-    workers = min(workers, len(numbers))
-    if workers <= 1:
-        for number in numbers:
-            yield _timed_verdicts(campaign, number)
-        return
-    # Small parts for few cases, so that all have some to do.
-    length = max(1, min(_CHUNK, len(numbers) // (4 * workers)))
-    parts = [numbers[first : first + length] for first in range(0, len(numbers), length)]
-    pool, futures = processes.start(workers, campaign, [(_verdicts_of_all, part) for part in parts])
-    try:
-        for future in futures:
-            yield from future.result()
-    except BaseException:  # an interrupt, or the reader has left: nobody waits for the cases under way
-        processes.end_workers()
-        raise
-    finally:
-        pool.shutdown(wait=False)
-
-
-def _verdicts_of_all(numbers: Sequence[int]) -> list[list[Verdict]]:
-    return [_timed_verdicts(processes.given(), number) for number in numbers]
-
-
-def _timed_verdicts(campaign: Campaign, number: int) -> list[Verdict]:
-    """Run one case, and share the time that it took among its verdicts, of which one needs what another computed."""
-    started = time.perf_counter()
-    found = campaign.verdicts(number)
-    seconds = (time.perf_counter() - started) / len(found)
-    return [replace(verdict, seconds=round(seconds, 6)) for verdict in found]

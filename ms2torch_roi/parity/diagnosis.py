@@ -31,7 +31,7 @@ _MOST_PARTIAL = 4
 # The closest rule is told from others on so many times the rows.
 _TIMES_MORE = 8
 
-_NONE_FITS = "None of the known rules fits."
+NONE_FITS = "None of the known rules fits."
 
 # Rows that are named one by one.
 _NAMED = 5
@@ -125,7 +125,7 @@ def explain_gradient(case: Case, output_gradient: NDArray, expected: NDArray, ac
             sides = ((f"{case.original}'s", expected), ("The port's", actual))
             near = (_closest_gradient(case, output_gradient, candidates, channel, *side) for side in sides)
             sentences = [sentence for sentence in near if sentence]
-            sentences[:0] = [_NONE_FITS] * bool(sentences)
+            sentences[:0] = [NONE_FITS] * bool(sentences)
         if sentences:
             return " ".join(sentences)
         different = ~same_bits(expected, actual)
@@ -150,7 +150,7 @@ def _explain_values(case: Case, expected: NDArray, actual: NDArray, different: N
     if not sentences:
         more = trials.to_try(case, expected, actual, different, _TIMES_MORE)
         sentences = [sentence for side in sides if (sentence := _closest(side, trial, *more))]
-        sentences[:0] = [_NONE_FITS] * bool(sentences)
+        sentences[:0] = [NONE_FITS] * bool(sentences)
     return " ".join(sentences) or _extent(case, expected, actual, different, "feature", most)
 
 
@@ -304,7 +304,7 @@ def _explain_shape(case: Case, who: str, result: NDArray) -> str:
 
 def _extent(case: Case, expected: NDArray, actual: NDArray, different: NDArray, of_what: str, scale: float) -> str:
     """Say that no rule fits, and what the differences are like."""
-    sentences = [_NONE_FITS]
+    sentences = [NONE_FITS]
     finite = different & np.isfinite(expected) & np.isfinite(actual)
     count = int(different.sum())
     if not actual[different].any():

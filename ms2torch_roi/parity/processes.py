@@ -1,22 +1,18 @@
-"""The processes that share a run, and how all of them end when it is interrupted."""
+"""The processes that share a run, or other workers, and how all of them end when it is interrupted."""
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from typing import Any, NamedTuple
 
 # A progress bar has hidden the cursor: this wipes its line, and shows the cursor again.
 _RESTORED = b"\r\x1b[2K\x1b[?25h"
-
-_given = b""  # pickled, as what it needs is to be imported in a process that is prepared
 
 # Held while processes are started: one that is half started, and left, complains.
 _starting = threading.Lock()
@@ -64,19 +60,39 @@ def end_workers() -> None:
         process.kill()
 
 
-def start(workers: int, shared: Any, calls: Sequence[tuple[Any, ...]]) -> tuple[ProcessPoolExecutor, list[Future[Any]]]:
-    """Start processes, and give them calls, each a function and its arguments; return them and what will come of it.
+class Workers(NamedTuple):
+    """Who shares a run.
 
-    ``shared`` is what :func:`given` returns in each of them: it goes there once, and not with every call.
+    Attributes:
+        start: makes an executor; also in the place of one that has lost a process.
+        at_once: how many calls it works on at a time.
+        lost: what its futures raise where the process that ran them has died.
+        end: ends all at once, whatever they do.
     """
-    # MindSpore does not survive a fork.
-    context = multiprocessing.get_context("spawn")
+
+    start: Callable[[], Executor]
+    at_once: int
+    lost: tuple[type[Exception], ...] = (BrokenExecutor,)
+    end: Callable[[], None] = lambda: None
+
+
+def workers(count: int) -> Workers:
+    """Return so many processes of this machine."""
+
+    def start() -> Executor:
+        with _starting:
+            _start_resource_tracker()
+        # MindSpore does not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker)
+
+    return Workers(start, count, end=end_workers)
+
+
+def submit(executor: Executor, *call: Any) -> Future[Any]:
+    """Give an executor a function and its arguments, for which it may start a process."""
     with _starting:
-        _start_resource_tracker()
-        pool = ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_prepare_worker, initargs=(pickle.dumps(shared),)
-        )
-        return pool, [pool.submit(*call) for call in calls]
+        return executor.submit(*call)
 
 
 def _start_resource_tracker() -> None:
@@ -100,16 +116,8 @@ def _start_resource_tracker() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-@functools.cache
-def given() -> Any:
-    """Return what all processes were started with, in one of them."""
-    return pickle.loads(_given)
-
-
-def _prepare_worker(shared: bytes) -> None:
+def _prepare_worker() -> None:
     """Keep the processes from competing for the same cores, and leave it to the one that started them to end them."""
-    global _given
-    _given = shared
     os.environ["OMP_NUM_THREADS"] = "1"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # MindSpore handles Ctrl-C itself once it has compiled

@@ -27,6 +27,9 @@ GRADIENT_BOUND = {"float16": 0.05, "float32": 2e-5, "float64": 1e-12}
 # The category of a recorded call that cannot be read.
 UNREADABLE = "unreadable"
 
+# The problem of a case that ended the process that ran it, and the next one.
+LOST = "it ended the process that ran it, twice"
+
 # Cells along each axis of a heat map.
 MAX_HEAT_MAP = 64
 

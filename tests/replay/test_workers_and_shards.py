@@ -22,10 +22,10 @@ def run_process(*arguments, env=None):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
 
 
-def without_time(file):
+def without_time(file, lost=0):
     found = json.loads(file.read_text())
     assert found.pop("seconds") > 0
-    assert all(case.pop("seconds") > 0 for case in found["cases"])
+    assert sum(case.pop("seconds") == 0 for case in found["cases"]) == lost
     assert all(origin.keys() == {"command", "started", "platform"} for origin in found.pop("origins"))
     return found
 
@@ -222,11 +222,29 @@ def test_replays_are_sharded_too(run_command, folder, tmp_path):
     assert without_time(tmp_path / "merged.json") == without_time(tmp_path / "one.json")
 
 
-def test_a_worker_that_dies_is_said(folder, tmp_path):
-    dying = "import os\nimport ms2torch_roi.parity.recording.calls as calls\ncalls.read = lambda path: os._exit(11)\n"
+DYING = """
+import os
+import ms2torch_roi.parity.recording.calls as calls
+read = calls.read
+calls.read = lambda path: os._exit(11) if path.name == "3.npz" else read(path)
+"""
+
+
+def test_a_call_that_ends_its_worker_twice_fails_by_name_and_the_others_are_replayed(folder, tmp_path):
+    arguments = ("replay", folder, "--workers", "2", "--json", tmp_path / "facts.json")
+    result = run_process(*arguments, env=sitecustomize(tmp_path, DYING))
+    assert result.returncode == 1, result.stderr
+    cases = without_time(tmp_path / "facts.json", lost=1)["cases"]
+    assert [case["case"] for case in cases if not case["passed"]] == ["calls/3.npz"]
+    assert "FAILED calls/3.npz (unknown, lost)\nit ended the process that ran it, twice\n" in result.stdout
+    assert "verdicts(0)" in result.stdout
+
+
+def test_where_no_worker_can_be_started_that_is_said(folder, tmp_path):
+    dying = "import os\nfrom multiprocessing import spawn\nspawn.prepare = lambda data: os._exit(11)\n"
     result = run_process("replay", folder, "--workers", "2", env=sitecustomize(tmp_path, dying))
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].endswith("a worker process died; --workers 1 may tell at which case")
+    assert result.stderr.splitlines()[-1].endswith("--workers: no process can be started, or it ends at once")
 
 
 def test_a_failing_random_case_is_shrunk_before_it_is_shown(run_command, facts_of, monkeypatch, capsys):

@@ -104,7 +104,8 @@ class Run:
         if self.oracle == "frameworks":
             return f"{mindspore}, {torch}, {numpy}, all on {on}, against {ours}"
         if self.oracle == "reference":
-            return f"The NumPy reference, WITHOUT MindSpore, against {ours} on {torch} ({on}), {numpy}"
+            absent = "MindSpore" if torch else "torch"
+            return f"The NumPy reference, WITHOUT {absent}, against {ours} on {torch or mindspore} ({on}), {numpy}"
         runs_on = ", ".join(filter(None, (torch, mindspore)))
         return f"Recorded calls against {ours}{f' on {runs_on} ({on})' if runs_on else ''}, {numpy}"
 
