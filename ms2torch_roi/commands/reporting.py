@@ -33,13 +33,15 @@ def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Names
     run.shard = f"{part}/{parts}" if options.shard else None
     numbers = range(part - 1, len(cases), parts)
     workers = arguments.workers_of(options, len(numbers))
+    lost = () if workers is None else workers.lost
+    broken: tuple[type[Exception], ...] = (*lost, futures.CancelledError, futures.TimeoutError)
     started = time.monotonic()
     try:
         for verdicts in _with_progress(sharing.run(cases, numbers, workers), len(numbers), console):
             run.verdicts += verdicts
     except ImportError as error:
         raise CouldNotRunError(str(error)) from error
-    except (*(workers.lost if workers else ()), futures.CancelledError, futures.TimeoutError) as error:
+    except broken as error:
         if options.dask is None:
             raise CouldNotRunError("--workers: no process can be started, or it ends at once") from error
         raise CouldNotRunError(f"--dask: the cluster at {options.dask} is gone, or its workers end at once") from error
