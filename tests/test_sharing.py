@@ -30,6 +30,9 @@ class Quick:
         time.sleep(0.01)
         return [Verdict(f"case {number}", "to-torch", "random", number, values=number)] * (1 + number % 2)
 
+    def only(self, numbers):
+        return self
+
     def lost(self, number):
         return Verdict(f"case {number}", "to-torch", "random", number, problem=verdicts.LOST)
 

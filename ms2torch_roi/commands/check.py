@@ -97,11 +97,9 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         adapter=adapter,
     )
-    ports = [*(["to-torch"] if with_torch else []), *(["to-mindspore"] if with_mindspore else [])]
+    ports = [port for port, there in zip(DIRECTIONS, (with_torch, with_mindspore), strict=True) if there]
     versions = operators.versions(ports)
-    if not {*(["torch", "torchvision"] if with_torch else []), *(["mindspore"] if with_mindspore else [])} <= {
-        *versions
-    }:
+    if not {package for port in ports for package in operators.PACKAGES[port]} <= versions.keys():
         _import_frameworks(ports)  # which says what is missing
     run = report.Run(
         oracle="frameworks" if with_both else "reference",

@@ -253,13 +253,13 @@ def engine(device: str) -> str:
 
 
 # The packages that a port runs on.
-_PACKAGES = {"to-torch": ("torch", "torchvision"), "to-mindspore": ("mindspore",)}
+PACKAGES = {"to-torch": ("torch", "torchvision"), "to-mindspore": ("mindspore",)}
 
 
-def versions(directions: Iterable[str] = tuple(_PACKAGES)) -> dict[str, str]:
+def versions(directions: Iterable[str] = tuple(PACKAGES)) -> dict[str, str]:
     """Return the version of everything that is installed and takes part in ports in these directions, by name."""
     found = {"ms2torch_roi": ms2torch_roi.__version__, "numpy": np.__version__}
-    for package in (package for direction, of_it in _PACKAGES.items() if direction in directions for package in of_it):
+    for package in (package for direction, of_it in PACKAGES.items() if direction in directions for package in of_it):
         with contextlib.suppress(ModuleNotFoundError):
             if importlib.util.find_spec(package) is not None:
                 found[package] = importlib.metadata.version(package)
