@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: check quick test test-without-mindspore lint docs package bench golden matrix clean
+.PHONY: check quick test test-without-mindspore lint docs screenshots package bench golden matrix clean
 
 check: .venv/.installed
 	$(BIN)/ms2torch-roi check
@@ -26,6 +26,10 @@ lint: .venv/.installed
 # The pages for a browser, into build/site.
 docs: .venv/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The pictures in docs/images, some by Chromium.
+screenshots: .venv/.installed
+	$(BIN)/python tools/screenshots.py
 
 # The archives as they would be published, into dist.
 package: .venv/.installed

@@ -103,6 +103,7 @@ SLOW = {
     "tests/test_plugin.py",
     "tests/test_remote.py",
     "tests/test_reports.py::test_its_program",
+    "tests/test_screenshots.py::test_the_",
     "tests/test_sharing.py",
     "tests/test_tasks_on_threads.py::test_an_interrupt_ends_the_call_once_the_tasks_in_flight_have",
     "tests/test_threads.py::test_a_large_call_takes_five_percent_of_the_memory_of_the_output",
