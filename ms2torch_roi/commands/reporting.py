@@ -136,6 +136,15 @@ def _remove(report: Path) -> None:
             report.write_bytes(b"")
 
 
+def _write(report: Path, content: bytes) -> None:
+    """Write a report as a whole or not at all; but into a device, a pipe, or what could not be removed."""
+    if not remote.is_remote(report) and report.exists():
+        report.write_bytes(content)
+    else:
+        file = report if remote.is_remote(report) else Path(os.path.realpath(report))
+        remote.write(file, lambda opened: opened.write(content))
+
+
 def finish(run: report.Run, options: argparse.Namespace, console: Console) -> int:
     """Print and write the reports, and return the exit status."""
     from ..parity import report
@@ -159,8 +168,7 @@ def finish(run: report.Run, options: argparse.Namespace, console: Console) -> in
         file: Path | None = getattr(options, name)
         if file is not None:
             try:
-                with remote.errors(file):
-                    file.write_text(render(found), encoding="utf-8", errors="backslashreplace")
+                _write(file, render(found).encode("utf-8", "backslashreplace"))
             except OSError as error:
                 raise CouldNotRunError(f"--{name}: {error}") from error
     if not run.total.failed:

@@ -107,6 +107,19 @@ def test_a_report_on_a_full_disk_is_no_difference(run_command, folder):
     assert "cannot run: --html: [Errno 28] No space left on device" in result.stderr
 
 
+def test_a_report_that_cannot_be_finished_is_not_there_in_part(run_command, folder, tmp_path, monkeypatch):
+    def full(self, target):
+        assert self.stat().st_size
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    (tmp_path / "reports").mkdir()
+    result = run_command("replay", folder, "--json", tmp_path / "reports" / "facts.json")
+    assert result.returncode == 2
+    assert "cannot run: --json: [Errno 28] No space left on device" in result.stderr
+    assert not list((tmp_path / "reports").iterdir())
+
+
 def test_a_fault_of_the_command_itself_is_no_difference(run_command, folder, monkeypatch):
     monkeypatch.setattr(campaign.Replay, "verdicts", lambda self, number: 1 / 0)
     result = run_command("replay", folder)
