@@ -109,6 +109,8 @@ def distance(left: NDArray, right: NDArray) -> NDArray:
     with np.errstate(all="ignore"):
         apart: NDArray = np.abs(left.astype(np.float64) - right.astype(np.float64))
     apart[np.isnan(apart)] = np.inf
+    if left.dtype.kind in "iu" and right.dtype.kind in "iu":  # which float64 may not tell apart
+        apart = np.maximum(apart, 1)
     apart[same_bits(left, right)] = 0
     return apart
 
@@ -218,6 +220,14 @@ def _judge_types(expected: NDArray, actual: NDArray) -> str:
     return ""
 
 
+def differing(expected: NDArray, apart: NDArray, tolerance: Tolerance) -> NDArray:
+    """Tell which values differ by more than the tolerance, elementwise; what is not finite is within none."""
+    with np.errstate(invalid="ignore"):
+        allowed = tolerance.atol + tolerance.rtol * np.abs(expected.astype(np.float64))
+        different: NDArray = (apart > 0) & ~(np.isfinite(apart) & (apart <= allowed))
+    return different
+
+
 def compare_values(
     expected: NDArray,
     actual: NDArray,
@@ -228,10 +238,7 @@ def compare_values(
     """Return what a Verdict says of two arrays of one shape; the heat map is of (rows, channels, height, width)."""
     apart = distance(expected, actual)
     apart[apart <= of_no_account] = 0
-    with np.errstate(invalid="ignore"):
-        # What is not finite is within no tolerance.
-        allowed = tolerance.atol + tolerance.rtol * np.abs(expected.astype(np.float64))
-        different = (apart > 0) & ~(np.isfinite(apart) & (apart <= allowed))
+    different = differing(expected, apart, tolerance)
     first = ""
     if different.any():
         at = [int(i) for i in np.unravel_index(different.argmax(), different.shape)]
