@@ -112,6 +112,12 @@ class Source:
         line, _ = self.end(node)
         return line, len(self._lines[line - 1].rstrip("\r\n"))
 
+    def between(self, start: tuple[int, int], end: tuple[int, int]) -> str:
+        """Return the text between two places, each a line and a column."""
+        (first, column), (last, end_column) = start, end
+        *whole, rest = self._lines[first - 1 : last]
+        return "".join([*whole, rest[:end_column]])[column:]
+
     def line(self, node: cst.CSTNode) -> int:
         return self.start(node)[0]
 

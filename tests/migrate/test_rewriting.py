@@ -121,6 +121,16 @@ MMCV = "from mmcv.ops import RoIAlign, roi_align\n"
             "\n    out_size=7,  # bins\n    sample_num=2,\n",
             "\n    output_size=7,  # bins\n    sampling_ratio=2, aligned=True,\n",
         ),
+        ("7,  # bins\n .25, 2,  # samples\n 'avg',\n True", "7,  # bins\n .25, 2,  # samples\n aligned=True"),
+        (
+            "7, .25, 2, 'avg'  # mode\n ,  # or max\n # as in v2\n True",
+            "7, .25, 2,   # mode\n   # or max\n # as in v2\n aligned=True",
+        ),
+        ("7, .25, 2,  # samples\n 'avg',  # mode\n", "7, .25, 2,  # samples\n aligned=True,  # mode\n"),
+        ("7, aligned=x,  # moved\n pool_mode='avg'", "7, aligned=x,  # moved\n sampling_ratio=0"),
+        ("7, .25, 2, aligned=x,  # moved\n pool_mode='avg'  # mode\n", "7, .25, 2, aligned=x,  # moved\n   # mode\n"),
+        ("7, .25, 2, aligned=x,  # moved\n pool_mode='avg',  # mode\n", "7, .25, 2, aligned=x,  # moved\n   # mode\n"),
+        ("7, .25, 2, aligned=x,\n pool_mode='avg',\n", "7, .25, 2, aligned=x,\n"),
         (
             "pool_mode='avg', output_size=7",
             "output_size=7, sampling_ratio=0, aligned=True",
