@@ -53,7 +53,7 @@ def edits(source: Source, sites: Sequence[Site]) -> list[Edit]:
     """Return what is to be edited for sites of a source that can be rewritten."""
     found = [edit for site in sites for edit in _edits_of_site(source, site)]
     modules = {site.form.module for site in sites if site.operator is not None}
-    return [*_imports(source, sorted(modules)), *found] if found else []
+    return [*_imports(source, sorted(modules), min(found).start), *found] if found else []
 
 
 def edited(text: str, edits: Iterable[Edit], first_line: int = 1) -> str:
@@ -120,10 +120,13 @@ def _removal(source: Source, arguments: Sequence[cst.Arg], number: int) -> Itera
         yield Edit(source.start(argument.comma), source.end(argument.comma), "")
 
 
-def _imports(source: Source, modules: Sequence[str]) -> Iterator[Edit]:
-    """Yield the imports of modules of the package, after those that a source begins with, without what it has."""
+def _imports(source: Source, modules: Sequence[str], first_use: tuple[int, int]) -> Iterator[Edit]:
+    """Yield the imports of modules of the package, after those that a source begins with.
+
+    What the source itself imports before the first use is not imported again.
+    """
     body, newline = source.module.body, source.module.default_newline
-    there = [name for statement in body for name in _imported(statement)]
+    there = [name for statement in body for name in _imported(source, statement, first_use)]
     missing = [module for module in modules if not any(f"{name}.".startswith(f"{module}.") for name in there)]
     if not missing:
         return
@@ -155,8 +158,8 @@ def _is_future(statement: cst.CSTNode) -> bool:
     return isinstance(module, cst.Name) and module.value == "__future__"
 
 
-def _imported(statement: cst.CSTNode) -> Iterator[str]:
-    """Yield the modules that a statement imports by their own names."""
+def _imported(source: Source, statement: cst.CSTNode, before: tuple[int, int]) -> Iterator[str]:
+    """Yield the modules that a statement imports by their own names before a place."""
     for part in statement.body if isinstance(statement, cst.SimpleStatementLine) else ():
-        if isinstance(part, cst.Import):
+        if isinstance(part, cst.Import) and source.start(part) < before:
             yield from (alias.evaluated_name for alias in part.names if alias.asname is None)

@@ -108,7 +108,10 @@ class _Finder:
         if any(meaning is not form for meaning in meanings):
             return f"{self.source.text(node)} may be something else, by another import or a definition"
         patch = next((patch for patch, patched in self.patches.items() if patched is form), None)
-        return None if patch is None else f"the operator is changed on line {self.source.line(patch)}"
+        if patch is not None:
+            return f"the operator is changed on line {self.source.line(patch)}"
+        line = self.source.other_definition(node, PACKAGE)
+        return None if line is None else f"line {line}: {PACKAGE}, by which the port is called, is another name there"
 
     def _patches(self) -> Iterator[tuple[cst.CSTNode, Form]]:
         """Find what is assigned to an operator, to its place in a module, or to something of it."""

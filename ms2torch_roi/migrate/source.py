@@ -154,8 +154,9 @@ class Source:
         nothing in the source defines. A value of None, as for a package that is not installed, counts for nothing.
         """
         scope, name = self._scopes.get(node), dotted_name(node)
-        if scope is None or name is None:
-            return []
+        return [] if scope is None or name is None else self._imported(scope, name, attribute)
+
+    def _imported(self, scope: metadata.Scope, name: str, attribute: str = "") -> list[str | None]:
         prefix, in_full = name, f"{name}.{attribute}" if attribute else name
         while prefix and not scope[prefix]:
             prefix = prefix.rpartition(".")[0]
@@ -166,6 +167,21 @@ class Source:
             elif not (isinstance(assignment, metadata.Assignment) and self._is_none(assignment.node)):
                 names.append(None)
         return names
+
+    def other_definition(self, node: cst.CSTNode, package: str) -> int | None:
+        """Return the line of what else the name of a package may be at a node than the package, if there is any.
+
+        An import within a function or class counts too: above it the function has no such name.
+        """
+        scope = self._scopes.get(node)
+        for assignment in scope[package] if scope is not None else ():
+            is_package = isinstance(assignment, metadata.ImportAssignment) and [
+                found.name for found in assignment.get_qualified_names_for(package)
+            ] == [package]
+            if not (is_package and isinstance(assignment.scope, metadata.GlobalScope)):
+                defined = assignment.node if isinstance(assignment, metadata.Assignment) else node
+                return self.line(defined)
+        return None
 
     def _is_none(self, target: cst.CSTNode) -> bool:
         value = self.stored_value(target)

@@ -182,3 +182,45 @@ def test_one_direction_leaves_the_calls_of_the_other():
     assert rewrite(text, "to-torch") == to_torch
     assert rewrite(text, "to-mindspore") == to_mindspore
     assert rewrite(to_torch, "to-mindspore") == rewrite(text)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (MINDSPORE + SITE + IMPORT, MINDSPORE + IMPORT + REWRITTEN + IMPORT),
+        (MINDSPORE + SITE.rstrip() + "; " + IMPORT, MINDSPORE + IMPORT + REWRITTEN.rstrip() + "; " + IMPORT),
+        (MINDSPORE + "def f():\n    " + SITE + IMPORT, MINDSPORE + IMPORT + "def f():\n    " + REWRITTEN + IMPORT),
+        (
+            MINDSPORE + "x = 1\n" + IMPORT + SITE + "def f():\n    " + SITE,
+            MINDSPORE + "x = 1\n" + IMPORT + REWRITTEN + "def f():\n    " + REWRITTEN,
+        ),
+    ],
+)
+def test_the_package_is_imported_before_it_is_used(before, after):
+    assert rewrite(before) == after
+    assert rewrite(after) == after
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (MINDSPORE + "ms2torch_roi = 3\n" + SITE, 2),
+        (MINDSPORE + SITE + "ms2torch_roi = 3\n", 3),
+        (MINDSPORE + "import other as ms2torch_roi\n" + SITE, 2),
+        (MINDSPORE + "from . import ms2torch_roi\n" + SITE, 2),
+        (MINDSPORE + "def f(ms2torch_roi):\n    " + SITE, 2),
+        (MINDSPORE + "def f():\n    " + SITE + "    " + IMPORT, 4),
+        (MINDSPORE + "for ms2torch_roi in ():\n    " + SITE, 2),
+        (MINDSPORE + "try:\n    " + IMPORT + "except ImportError:\n    ms2torch_roi = None\n" + SITE, 5),
+        (MINDSPORE + "ms2torch_roi = P.ROIAlign\nop = ms2torch_roi(7, 7, 0.25)\n", 2),
+    ],
+)
+def test_a_call_is_left_where_the_name_of_the_package_is_another(text, line):
+    assert rewrite(text) == text
+    assert all(site.left.endswith("is another name there") for site in sites.scan(text).sites)
+    assert f"line {line}: ms2torch_roi" in sites.scan(text).sites[0].left
+
+
+def test_a_name_of_the_package_in_another_function_leaves_no_call():
+    text = MINDSPORE + "def f(ms2torch_roi): ...\n"
+    assert rewrite(text + SITE) == text.replace(MINDSPORE, MINDSPORE + IMPORT) + REWRITTEN
