@@ -55,7 +55,7 @@ class Scan:
 
 
 def scan(text: str) -> Scan:
-    r"""Find every RoIAlign of MindSpore, torchvision, detectron2 and mmcv that a source calls or uses.
+    r"""Find every RoIAlign of MindSpore, torchvision, detectron2 and mmcv that a source calls or uses by its imports.
 
     Raises:
         SyntaxError: it is no Python.
@@ -71,24 +71,48 @@ def scan_source(source: Source) -> Scan:
     """Find them in a source that is parsed already."""
     sites = tuple(sorted(_Finder(source).sites(), key=lambda site: site.line))
     notes = surroundings.graph_mode(source)
+    notes += surroundings.registries(source)
     if sites:
         notes += surroundings.levels(source) + surroundings.padded_rois(source) + surroundings.extractors(source)
     return Scan(sites, tuple(sorted(notes, key=lambda note: note.line)))
+
+
+# What the text of a use is of.
+_AROUND = (cst.BaseSmallStatement, cst.BaseExpression, cst.Arg, cst.AssignTarget, cst.ComparisonTarget)
 
 
 class _Finder:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.patches = dict(self._patches())
+        self.named = dict(self._named())
+        asking = filter(source.asks_for_type, sorted(self.named, key=source.start, reverse=True))
+        self.asked = {self.named[node][0]: node for node in asking}  # the first of each
 
     def sites(self) -> Iterator[Site]:
         for node, form in self.patches.items():
             yield self._other_use(node, form, "a monkey patch: it does not reach the port")
+        for node, (form, meanings) in self.named.items():
+            yield from self._sites_at(node, form, self._doubt(node, form, meanings))
+        yield from self._not_by_their_names()
+
+    def _not_by_their_names(self) -> Iterator[Site]:
+        """Find operators in calls of getattr, and those that are attributes of a class with an import in its body."""
+        for owner, meanings in self._in_strings("getattr"):
+            for form in filter(None, meanings):
+                yield self._other_use(owner, form, "getattr takes it by its name in a string")
+        for node in self.source.nodes(cst.Attribute):
+            names = [] if node in self.named else self.source.imported_in_classes(node)
+            for form in filter(None, map(form_of, names)):
+                yield self._other_use(node, form, "it is an attribute of a class that imports it")
+
+    def _named(self) -> Iterator[tuple[Name, tuple[Form, list[Form | None]]]]:
+        """Find the names of operators, with whatever else they may be."""
         for node in self.source.names():
             if node not in self.patches and self.source.is_expression(node):
                 meanings = self._meanings(node)
-                for operator in [meaning for meaning in meanings if meaning is not None][:1]:
-                    yield from self._sites_at(node, operator, self._doubt(node, operator, meanings))
+                for form in [meaning for meaning in meanings if meaning is not None][:1]:
+                    yield node, (form, meanings)
 
     def _meanings(self, node: cst.CSTNode, attribute: str = "") -> list[Form | None]:
         """Return what a name, or an attribute of it, may be: operators, or None for anything else."""
@@ -110,6 +134,12 @@ class _Finder:
         patch = next((patch for patch, patched in self.patches.items() if patched is form), None)
         if patch is not None:
             return f"the operator is changed on line {self.source.line(patch)}"
+        if form in self.asked:
+            if self.source.asks_for_type(node):
+                return "this asks for the original's type, and would be False for the port's objects"
+            return f"line {self.source.line(self.asked[form])} asks for this type, which the port's objects are not of"
+        if "#" in self.source.text(node):
+            return "a comment is within its name"
         line = self.source.other_definition(node, PACKAGE)
         return None if line is None else f"line {line}: {PACKAGE}, by which the port is called, is another name there"
 
@@ -122,11 +152,15 @@ class _Finder:
                     if form is not None:
                         yield node, form
                 node = node.value if isinstance(node, cst.Attribute) else None
+        for owner, meanings in self._in_strings("setattr"):
+            yield from ((owner, form) for form in [*self._meanings(owner), *meanings] if form is not None)
+
+    def _in_strings(self, function: str) -> Iterator[tuple[cst.BaseExpression, list[Form | None]]]:
+        """Find the calls of getattr or setattr: of what, and what its attribute may be."""
         for call in self.source.nodes(cst.Call):
-            if isinstance(call.func, cst.Name) and call.func.value == "setattr" and len(call.args) == 3:
+            if isinstance(call.func, cst.Name) and call.func.value == function and len(call.args) > 1:
                 owner, attribute = call.args[0].value, values.possible_values(self.source, call.args[1].value) or [""]
-                meanings = [*self._meanings(owner), *self._meanings(owner, str(attribute[0]))]
-                yield from ((owner, form) for form in meanings if form is not None)
+                yield owner, self._meanings(owner, str(attribute[0]))
 
     def _sites_at(self, node: Name, form: Form, doubt: str | None) -> Iterator[Site]:
         parent = self.source.parent(node)
@@ -140,7 +174,7 @@ class _Finder:
     def _other_use(self, node: cst.CSTNode, form: Form, left: str) -> Site:
         whole = node
         for ancestor in self.source.ancestors(node):
-            if isinstance(ancestor, cst.BaseSmallStatement | cst.BaseExpression | cst.Arg | cst.AssignTarget):
+            if isinstance(ancestor, _AROUND):
                 whole = ancestor
             else:
                 break

@@ -16,6 +16,9 @@ Node = TypeVar("Node", bound=cst.CSTNode)
 # A name, which may be dotted.
 Name: TypeAlias = cst.Name | cst.Attribute
 
+# Functions whose second argument is a class.
+_OF_TYPES = ("isinstance", "issubclass")
+
 # LibCST takes some five Python frames for each level of a syntax tree, and Python allows 1000.
 _DEEPEST = 200
 
@@ -78,6 +81,13 @@ class Source:
             "." * len(node.relative) + (self.text(node.module) if node.module is not None else "")
             for node in self.nodes(cst.ImportFrom)
             if isinstance(node.names, cst.ImportStar)
+        ]
+        bodies = [self._scopes.get(node.body.body[0]) for node in self.nodes(cst.ClassDef)]
+        self._scopes_of_classes_with_imports = [
+            scope
+            for scope in bodies
+            if isinstance(scope, metadata.ClassScope)
+            and any(isinstance(assignment, metadata.ImportAssignment) for assignment in scope.assignments)
         ]
         self._attributes_of_self: dict[tuple[cst.ClassDef, str], list[cst.Attribute]] = {}
         for node in self.nodes(cst.Attribute):
@@ -167,6 +177,36 @@ class Source:
             elif not (isinstance(assignment, metadata.Assignment) and self._is_none(assignment.node)):
                 names.append(None)
         return names
+
+    def imported_in_classes(self, node: cst.Attribute) -> list[str]:
+        """Return in full what an attribute of anything is, if it is one of a class that imports it in its body."""
+        _, _, name = (dotted_name(node) or "").partition(".")
+        found = []
+        for scope in self._scopes_of_classes_with_imports:
+            if name.partition(".")[0] in scope.assignments:
+                found += [in_full for in_full in self._imported(scope, name) if in_full is not None]
+        return found
+
+    def asks_for_type(self, node: cst.CSTNode, steps: int = 4) -> bool:
+        """Whether a class stands where its objects are told from others, alone or in a tuple, or by a further name."""
+        parent = self.parent(node)
+        while isinstance(parent, cst.BaseElement | cst.Tuple | cst.List | cst.Set | cst.BinaryOperation):
+            node, parent = parent, self.parent(parent)
+        if isinstance(parent, cst.Arg):
+            call = self.parent(parent)
+            is_first = isinstance(call, cst.Call) and call.args[0] is parent
+            return isinstance(call, cst.Call) and self.text(call.func).rpartition(".")[2] in _OF_TYPES and not is_first
+        if isinstance(parent, cst.ComparisonTarget):
+            parent = self.parent(parent)
+        if isinstance(parent, cst.Comparison):
+            sides = [parent.left, *(target.comparator for target in parent.comparisons)]
+            return not any(isinstance(side, cst.Name) and side.value == "None" for side in sides)
+        if isinstance(parent, cst.Assign | cst.AnnAssign) and steps:
+            uses = [use for target in self.targets(parent) for use in self.uses(target) or ()]
+            return any(self.asks_for_type(use, steps - 1) for use in uses)
+        return isinstance(parent, cst.MatchClass | cst.DictElement) and node in (
+            parent.cls if isinstance(parent, cst.MatchClass) else parent.key,
+        )
 
     def other_definition(self, node: cst.CSTNode, package: str) -> int | None:
         """Return the line of what else the name of a package may be at a node than the package, if there is any.

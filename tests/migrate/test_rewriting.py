@@ -221,6 +221,12 @@ def test_a_call_is_left_where_the_name_of_the_package_is_another(text, line):
     assert f"line {line}: ms2torch_roi" in sites.scan(text).sites[0].left
 
 
+def test_a_call_is_left_where_a_comment_is_within_its_name():
+    text = MINDSPORE + "op = (P.  # of MindSpore\n    ROIAlign)(7, 7, 0.25)\n"
+    assert rewrite(text) == text
+    assert [site.left for site in sites.scan(text).sites] == ["a comment is within its name"]
+
+
 def test_a_name_of_the_package_in_another_function_leaves_no_call():
     text = MINDSPORE + "def f(ms2torch_roi): ...\n"
     assert rewrite(text + SITE) == text.replace(MINDSPORE, MINDSPORE + IMPORT) + REWRITTEN
