@@ -101,7 +101,7 @@ class _Finder:
         for owner, meanings in self._in_strings("getattr"):
             for form in filter(None, meanings):
                 yield self._other_use(owner, form, "getattr takes it by its name in a string")
-        for node in self.source.nodes(cst.Attribute):
+        for node in filter(self.source.is_expression, self.source.nodes(cst.Attribute)):
             names = [] if node in self.named else self.source.imported_in_classes(node)
             for form in filter(None, map(form_of, names)):
                 yield self._other_use(node, form, "it is an attribute of a class that imports it")
@@ -159,8 +159,8 @@ class _Finder:
         """Find the calls of getattr or setattr: of what, and what its attribute may be."""
         for call in self.source.nodes(cst.Call):
             if isinstance(call.func, cst.Name) and call.func.value == function and len(call.args) > 1:
-                owner, attribute = call.args[0].value, values.possible_values(self.source, call.args[1].value) or [""]
-                yield owner, self._meanings(owner, str(attribute[0]))
+                owner, attributes = call.args[0].value, values.possible_values(self.source, call.args[1].value) or ()
+                yield owner, [form for name in attributes for form in self._meanings(owner, str(name))]
 
     def _sites_at(self, node: Name, form: Form, doubt: str | None) -> Iterator[Site]:
         parent = self.source.parent(node)

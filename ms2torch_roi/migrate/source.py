@@ -190,7 +190,7 @@ class Source:
     def asks_for_type(self, node: cst.CSTNode, steps: int = 4) -> bool:
         """Whether a class stands where its objects are told from others, alone or in a tuple, or by a further name."""
         parent = self.parent(node)
-        while isinstance(parent, cst.BaseElement | cst.Tuple | cst.List | cst.Set | cst.BinaryOperation):
+        while isinstance(parent, cst.BaseElement | cst.Tuple | cst.List | cst.Set | cst.BinaryOperation | cst.IfExp):
             node, parent = parent, self.parent(parent)
         if isinstance(parent, cst.Arg):
             call = self.parent(parent)
@@ -202,11 +202,17 @@ class Source:
             sides = [parent.left, *(target.comparator for target in parent.comparisons)]
             return not any(isinstance(side, cst.Name) and side.value == "None" for side in sides)
         if isinstance(parent, cst.Assign | cst.AnnAssign) and steps:
-            uses = [use for target in self.targets(parent) for use in self.uses(target) or ()]
+            uses = [use for target in self.targets(parent) for use in self._uses_of_any_value(target)]
             return any(self.asks_for_type(use, steps - 1) for use in uses)
         return isinstance(parent, cst.MatchClass | cst.DictElement) and node in (
             parent.cls if isinstance(parent, cst.MatchClass) else parent.key,
         )
+
+    def _uses_of_any_value(self, target: cst.BaseExpression) -> list[cst.CSTNode]:
+        """Return where what is assigned here is used, or another value that is assigned to the same name."""
+        scope = self._scopes.get(target)
+        assignments = scope[target.value] if isinstance(target, cst.Name) and scope is not None else ()
+        return [*(self.uses(target) or ()), *(access.node for some in assignments for access in some.references)]
 
     def other_definition(self, node: cst.CSTNode, package: str) -> int | None:
         """Return the line of what else the name of a package may be at a node than the package, if there is any.

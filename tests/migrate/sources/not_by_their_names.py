@@ -23,10 +23,13 @@ class Head:
         self.second = Head.Pool(7, 0.25, 2)  #: left: attribute of a class that imports it
         self.nms(self.Poolings, self.ops.nms)
 
+        self.Pool = None
+
     def forward(self, x, boxes):
         return self.ops.roi_align(x, boxes, 7)  #: left: attribute of a class that imports it
 
 
 first = getattr(torchvision.ops, "RoIAlign")(7, 0.25, 2)  #: left: getattr takes it by its name
 second = getattr(torchvision.ops, NAME, None)  #: left: getattr takes it by its name
+third = [getattr(torchvision.ops, name) for name in ("nms", "RoIAlign")]  #: left: getattr takes it by its name
 other = getattr(torchvision.ops, "nms"), getattr(first, "RoIAlign"), getattr(torchvision, "ops")
