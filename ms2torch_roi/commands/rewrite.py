@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
             elif options.direction in (None, site.form.direction):
                 left += 1
                 messages.append(f"{report.place(file, site.line)}: left: {site.text}: {site.left}")
+        messages += [report.describe_note(file, note) for note in file.found.notes if note.kind == "registry"]
         if sites:
             texts.append((file, file.rewritten(sites)))
     if options.diff:

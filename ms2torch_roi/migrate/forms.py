@@ -185,6 +185,7 @@ _MODULES = {
     "mmcv.ops": "RoIAlign roi_align",
     "mmcv.ops.roi_align": "RoIAlign roi_align",
 }
+CLASSES = frozenset(form.name for form in _FORMS if not form.is_function)
 LIBRARIES = frozenset({"torch", *(form.library for form in _FORMS)})
 
 

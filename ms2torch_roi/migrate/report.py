@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .arguments import Argument
 from .files import File
-from .sites import Argument, Site
+from .sites import Site
 from .surroundings import Note
 
 

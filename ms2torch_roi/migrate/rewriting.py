@@ -53,7 +53,7 @@ def edits(source: Source, sites: Sequence[Site]) -> list[Edit]:
     """Return what is to be edited for sites of a source that can be rewritten."""
     found = [edit for site in sites for edit in _edits_of_site(source, site)]
     modules = {site.form.module for site in sites if site.operator is not None}
-    return [*_imports(source, sorted(modules)), *found] if found else []
+    return [*_imports(source, sorted(modules), min(found).start), *found] if found else []
 
 
 def edited(text: str, edits: Iterable[Edit], first_line: int = 1) -> str:
@@ -79,35 +79,54 @@ def _edits_of_arguments(source: Source, site: Site, call: cst.Call) -> Iterator[
     """Yield what makes the arguments of a call the port's: names, what it does not have, and other defaults."""
     form, port = site.form, PORTS[site.form.target or ""]
     parameters = iter(form.parameters)
-    kept = 0
+    kept, removed = 0, None
     for number, argument in enumerate(call.args):
         keyword = argument.keyword
         name = next(parameters) if keyword is None else form.renamed.get(keyword.value, keyword.value)
         if name not in port:
-            if kept:
-                yield Edit(source.end(call.args[number - 1]), source.end(argument), "")
-            else:
-                yield Edit(source.start(argument), source.start(call.args[number + 1]), "")
+            removed = number
             continue
         kept += 1
         if keyword is None and kept <= number:  # one before it is not there any more
             yield Edit(source.start(argument), source.start(argument), f"{name}=")
         elif keyword is not None and keyword.value != name:
             yield Edit(source.start(keyword), source.end(keyword), name)
-    added = [
-        f", {name}={form.parameters[name]!r}"
+    added = ", ".join(
+        f"{name}={form.parameters[name]!r}"
         for name, default in port.items()
         if name not in site.arguments and form.parameters[name] is not REQUIRED and form.parameters[name] != default
-    ]
+    )
+    end = source.end(call.args[-1])
+    if removed is not None and added and removed == len(call.args) - 1:  # these take its place
+        yield Edit(source.start(call.args[removed]), end, added)
+        return
+    if removed is not None:
+        yield from _removal(source, call.args, removed)
     if added:
-        end = source.end(call.args[-1])
-        yield Edit(end, end, "".join(added))
+        yield Edit(end, end, f", {added}")
 
 
-def _imports(source: Source, modules: Sequence[str]) -> Iterator[Edit]:
-    """Yield the imports of modules of the package, after those that a source begins with, without what it has."""
+def _removal(source: Source, arguments: Sequence[cst.Arg], number: int) -> Iterator[Edit]:
+    """Yield what removes an argument that is not the only one with a comma, and no comment around it."""
+    argument = arguments[number]
+    start, end = source.start(argument), source.end(argument)
+    is_last = number + 1 == len(arguments)
+    all_of_it = (source.end(arguments[number - 1]), end) if is_last else (start, source.start(arguments[number + 1]))
+    if "#" not in source.between(*all_of_it):
+        yield Edit(*all_of_it, "")
+        return
+    yield Edit(start, end, "")
+    if isinstance(argument.comma, cst.Comma):
+        yield Edit(source.start(argument.comma), source.end(argument.comma), "")
+
+
+def _imports(source: Source, modules: Sequence[str], first_use: tuple[int, int]) -> Iterator[Edit]:
+    """Yield the imports of modules of the package, after those that a source begins with.
+
+    What the source itself imports before the first use is not imported again.
+    """
     body, newline = source.module.body, source.module.default_newline
-    there = [name for statement in body for name in _imported(statement)]
+    there = [name for statement in body for name in _imported(source, statement, first_use)]
     missing = [module for module in modules if not any(f"{name}.".startswith(f"{module}.") for name in there)]
     if not missing:
         return
@@ -139,8 +158,8 @@ def _is_future(statement: cst.CSTNode) -> bool:
     return isinstance(module, cst.Name) and module.value == "__future__"
 
 
-def _imported(statement: cst.CSTNode) -> Iterator[str]:
-    """Yield the modules that a statement imports by their own names."""
+def _imported(source: Source, statement: cst.CSTNode, before: tuple[int, int]) -> Iterator[str]:
+    """Yield the modules that a statement imports by their own names before a place."""
     for part in statement.body if isinstance(statement, cst.SimpleStatementLine) else ():
-        if isinstance(part, cst.Import):
+        if isinstance(part, cst.Import) and source.start(part) < before:
             yield from (alias.evaluated_name for alias in part.names if alias.asname is None)

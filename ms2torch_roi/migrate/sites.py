@@ -5,27 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import libcst as cst
 
 from . import surroundings, values
-from .forms import BY_NAME_ONLY, LIBRARIES, PACKAGE, PORTS, REQUIRED, TO_TORCH, Form, form_in, form_of
+from .arguments import Argument, hides, notes, without_port
+from .forms import BY_NAME_ONLY, LIBRARIES, PACKAGE, PORTS, REQUIRED, Form, form_in, form_of
 from .source import Name, Source
 from .surroundings import Note
-
-
-@dataclass(frozen=True)
-class Argument:
-    """An argument as it stands in the source, and the values that it may have, None if that cannot be told."""
-
-    text: str
-    values: list[Any] | None
-
-    @property
-    def resolved(self) -> str:
-        """Its value if it has one, otherwise its text."""
-        return repr(self.values[0]) if self.values is not None and len(self.values) == 1 else self.text
 
 
 @dataclass(frozen=True)
@@ -68,7 +55,7 @@ class Scan:
 
 
 def scan(text: str) -> Scan:
-    r"""Find every RoIAlign of MindSpore, torchvision, detectron2 and mmcv that a source calls or uses.
+    r"""Find every RoIAlign of MindSpore, torchvision, detectron2 and mmcv that a source calls or uses by its imports.
 
     Raises:
         SyntaxError: it is no Python.
@@ -84,24 +71,48 @@ def scan_source(source: Source) -> Scan:
     """Find them in a source that is parsed already."""
     sites = tuple(sorted(_Finder(source).sites(), key=lambda site: site.line))
     notes = surroundings.graph_mode(source)
+    notes += surroundings.registries(source)
     if sites:
         notes += surroundings.levels(source) + surroundings.padded_rois(source) + surroundings.extractors(source)
     return Scan(sites, tuple(sorted(notes, key=lambda note: note.line)))
+
+
+# What the text of a use is of.
+_AROUND = (cst.BaseSmallStatement, cst.BaseExpression, cst.Arg, cst.AssignTarget, cst.ComparisonTarget)
 
 
 class _Finder:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.patches = dict(self._patches())
+        self.named = dict(self._named())
+        asking = filter(source.asks_for_type, sorted(self.named, key=source.start, reverse=True))
+        self.asked = {self.named[node][0]: node for node in asking}  # the first of each
 
     def sites(self) -> Iterator[Site]:
         for node, form in self.patches.items():
             yield self._other_use(node, form, "a monkey patch: it does not reach the port")
+        for node, (form, meanings) in self.named.items():
+            yield from self._sites_at(node, form, self._doubt(node, form, meanings))
+        yield from self._not_by_their_names()
+
+    def _not_by_their_names(self) -> Iterator[Site]:
+        """Find operators in calls of getattr, and those that are attributes of a class with an import in its body."""
+        for owner, meanings in self._in_strings("getattr"):
+            for form in filter(None, meanings):
+                yield self._other_use(owner, form, "getattr takes it by its name in a string")
+        for node in filter(self.source.is_expression, self.source.nodes(cst.Attribute)):
+            names = [] if node in self.named else self.source.imported_in_classes(node)
+            for form in filter(None, map(form_of, names)):
+                yield self._other_use(node, form, "it is an attribute of a class that imports it")
+
+    def _named(self) -> Iterator[tuple[Name, tuple[Form, list[Form | None]]]]:
+        """Find the names of operators, with whatever else they may be."""
         for node in self.source.names():
             if node not in self.patches and self.source.is_expression(node):
                 meanings = self._meanings(node)
-                for operator in [meaning for meaning in meanings if meaning is not None][:1]:
-                    yield from self._sites_at(node, operator, self._doubt(node, operator, meanings))
+                for form in [meaning for meaning in meanings if meaning is not None][:1]:
+                    yield node, (form, meanings)
 
     def _meanings(self, node: cst.CSTNode, attribute: str = "") -> list[Form | None]:
         """Return what a name, or an attribute of it, may be: operators, or None for anything else."""
@@ -121,7 +132,16 @@ class _Finder:
         if any(meaning is not form for meaning in meanings):
             return f"{self.source.text(node)} may be something else, by another import or a definition"
         patch = next((patch for patch, patched in self.patches.items() if patched is form), None)
-        return None if patch is None else f"the operator is changed on line {self.source.line(patch)}"
+        if patch is not None:
+            return f"the operator is changed on line {self.source.line(patch)}"
+        if form in self.asked:
+            if self.source.asks_for_type(node):
+                return "this asks for the original's type, and would be False for the port's objects"
+            return f"line {self.source.line(self.asked[form])} asks for this type, which the port's objects are not of"
+        if "#" in self.source.text(node):
+            return "a comment is within its name"
+        line = self.source.other_definition(node, PACKAGE)
+        return None if line is None else f"line {line}: {PACKAGE}, by which the port is called, is another name there"
 
     def _patches(self) -> Iterator[tuple[cst.CSTNode, Form]]:
         """Find what is assigned to an operator, to its place in a module, or to something of it."""
@@ -132,11 +152,15 @@ class _Finder:
                     if form is not None:
                         yield node, form
                 node = node.value if isinstance(node, cst.Attribute) else None
+        for owner, meanings in self._in_strings("setattr"):
+            yield from ((owner, form) for form in [*self._meanings(owner), *meanings] if form is not None)
+
+    def _in_strings(self, function: str) -> Iterator[tuple[cst.BaseExpression, list[Form | None]]]:
+        """Find the calls of getattr or setattr: of what, and what its attribute may be."""
         for call in self.source.nodes(cst.Call):
-            if isinstance(call.func, cst.Name) and call.func.value == "setattr" and len(call.args) == 3:
-                owner, attribute = call.args[0].value, values.possible_values(self.source, call.args[1].value) or [""]
-                meanings = [*self._meanings(owner), *self._meanings(owner, str(attribute[0]))]
-                yield from ((owner, form) for form in meanings if form is not None)
+            if isinstance(call.func, cst.Name) and call.func.value == function and len(call.args) > 1:
+                owner, attributes = call.args[0].value, values.possible_values(self.source, call.args[1].value) or ()
+                yield owner, [form for name in attributes for form in self._meanings(owner, str(name))]
 
     def _sites_at(self, node: Name, form: Form, doubt: str | None) -> Iterator[Site]:
         parent = self.source.parent(node)
@@ -150,7 +174,7 @@ class _Finder:
     def _other_use(self, node: cst.CSTNode, form: Form, left: str) -> Site:
         whole = node
         for ancestor in self.source.ancestors(node):
-            if isinstance(ancestor, cst.BaseSmallStatement | cst.BaseExpression | cst.Arg | cst.AssignTarget):
+            if isinstance(ancestor, _AROUND):
                 whole = ancestor
             else:
                 break
@@ -193,8 +217,8 @@ class _Finder:
             self.source.text(call),
             arguments,
             becomes=None if wrong else self._becomes(call, form, arguments),
-            left=doubt or wrong or _without_port(form, arguments) or self._use_of_object(call, form),
-            notes=tuple(Note(line, *note) for note in _notes(form, arguments)),
+            left=doubt or wrong or without_port(form, arguments) or self._use_of_object(call, form),
+            notes=tuple(Note(line, *note) for note in notes(form, arguments)),
             operator=operator,
             call=call,
         )
@@ -213,7 +237,7 @@ class _Finder:
                     return arguments, f"{form.name} does not take {keyword or argument.text} here"
             arguments[name] = argument
         required = [name for name, default in form.parameters.items() if default is REQUIRED]
-        missing = [name for name in required if name not in arguments and not _hides(arguments)]
+        missing = [name for name in required if name not in arguments and not hides(arguments)]
         return arguments, f"{missing[0]} is not given" if missing else None
 
     def _given(self, call: cst.Call) -> Iterator[tuple[str | None, Argument]]:
@@ -236,7 +260,7 @@ class _Finder:
     def _becomes(self, call: cst.Call, form: Form, arguments: Mapping[str, Argument]) -> str | None:
         if form.target is None:
             return None
-        if _hides(arguments):
+        if hides(arguments):
             passed = [self.source.text(argument).rstrip(", ") for argument in call.args]
         else:
             defaults = {name: Argument(repr(form.parameters[name]), None) for name in PORTS[form.target]}
@@ -256,67 +280,3 @@ class _Finder:
             if isinstance(attribute, cst.Attribute) and attribute.attr.value not in {*form.parameters, *form.methods}:
                 return f"line {self.source.line(attribute)}: .{attribute.attr.value} is the original's own"
         return None
-
-
-def _values(form: Form, arguments: Mapping[str, Argument], name: str) -> list[Any] | None:
-    """Return the values that a parameter may have, None if that cannot be told."""
-    if name in arguments:
-        return arguments[name].values
-    default = form.parameters[name]
-    return None if default is REQUIRED or _hides(arguments) else [default]
-
-
-def _hides(arguments: Mapping[str, Argument]) -> bool:
-    """Whether a splat hides arguments."""
-    return any(argument.text.startswith("*") for argument in arguments.values())
-
-
-def _without_port(form: Form, arguments: Mapping[str, Argument]) -> str | None:
-    """Return why no call of a port does what a call with these arguments does, if so."""
-    if form.target is None:
-        return form.by_hand
-    for name, allowed in form.allowed.items():
-        found = _values(form, arguments, name)
-        if found is None and name not in PORTS[form.target]:
-            return f"{name} cannot be told, and the port has {' or '.join(map(repr, allowed))} only"
-        refused = [value for value in found or () if value not in allowed]
-        if refused:
-            how = "needs a rule of Ascend's kernels too" if name == "roi_end_mode" else "has no port"
-            return f"{name}={refused[0]!r} {how}"
-    return None
-
-
-def _notes(form: Form, arguments: Mapping[str, Argument]) -> Iterator[tuple[str, str, bool]]:
-    """Yield the kind and text of what a person should know of a call, and whether there is something to do."""
-    if _hides(arguments):
-        yield "splat", "a splat hides arguments: see what the others below would say of them", True
-    modes = _values(form, arguments, "roi_end_mode") if "roi_end_mode" in form.parameters else []
-    if modes is None and not _hides(arguments):
-        yield (
-            "mode-unknown",
-            f"roi_end_mode is {arguments['roi_end_mode'].text}, which cannot be told here: if it is 0 and the model is"
-            " trained, add backward_roi_end_mode=1; 2 and 3 need a rule of Ascend's too",
-            True,
-        )
-    if 0 in (modes or ()):
-        yield (
-            "mode-0",
-            "mode 0: its gradient in MindSpore is that of mode 1; if the model is trained, add"
-            " backward_roi_end_mode=1, which trains as MindSpore does",
-            True,
-        )
-    samples = _values(form, arguments, form.samples)
-    if any(isinstance(value, int) and value <= 0 for value in samples or ()):
-        if form.direction == TO_TORCH:
-            yield "adaptive-grid", "an adaptive grid depends on the values of rois: it cannot be exported", False
-        else:
-            text = (
-                "an adaptive grid depends on the values of boxes: graph mode has it on a CPU only, where the lengths of"
-                " all inputs are known when it compiles, and it cannot be exported"
-            )
-            yield "adaptive-grid", text, True
-    if _hides(arguments) or "pool_mode" not in form.parameters:
-        return
-    if _values(form, arguments, "pool_mode") is None:
-        text = f"pool_mode is {arguments['pool_mode'].text}, which cannot be told here: the port refuses 'max'"
-        yield "pool-mode-unknown", text, True

@@ -16,6 +16,9 @@ Node = TypeVar("Node", bound=cst.CSTNode)
 # A name, which may be dotted.
 Name: TypeAlias = cst.Name | cst.Attribute
 
+# Functions whose second argument is a class.
+_OF_TYPES = ("isinstance", "issubclass")
+
 # LibCST takes some five Python frames for each level of a syntax tree, and Python allows 1000.
 _DEEPEST = 200
 
@@ -79,6 +82,13 @@ class Source:
             for node in self.nodes(cst.ImportFrom)
             if isinstance(node.names, cst.ImportStar)
         ]
+        bodies = [self._scopes.get(node.body.body[0]) for node in self.nodes(cst.ClassDef)]
+        self._scopes_of_classes_with_imports = [
+            scope
+            for scope in bodies
+            if isinstance(scope, metadata.ClassScope)
+            and any(isinstance(assignment, metadata.ImportAssignment) for assignment in scope.assignments)
+        ]
         self._attributes_of_self: dict[tuple[cst.ClassDef, str], list[cst.Attribute]] = {}
         for node in self.nodes(cst.Attribute):
             owner = self.class_of_self(node)
@@ -111,6 +121,12 @@ class Source:
         """Return where the line ends that a node ends in."""
         line, _ = self.end(node)
         return line, len(self._lines[line - 1].rstrip("\r\n"))
+
+    def between(self, start: tuple[int, int], end: tuple[int, int]) -> str:
+        """Return the text between two places, each a line and a column."""
+        (first, column), (last, end_column) = start, end
+        *whole, rest = self._lines[first - 1 : last]
+        return "".join([*whole, rest[:end_column]])[column:]
 
     def line(self, node: cst.CSTNode) -> int:
         return self.start(node)[0]
@@ -148,8 +164,9 @@ class Source:
         nothing in the source defines. A value of None, as for a package that is not installed, counts for nothing.
         """
         scope, name = self._scopes.get(node), dotted_name(node)
-        if scope is None or name is None:
-            return []
+        return [] if scope is None or name is None else self._imported(scope, name, attribute)
+
+    def _imported(self, scope: metadata.Scope, name: str, attribute: str = "") -> list[str | None]:
         prefix, in_full = name, f"{name}.{attribute}" if attribute else name
         while prefix and not scope[prefix]:
             prefix = prefix.rpartition(".")[0]
@@ -160,6 +177,57 @@ class Source:
             elif not (isinstance(assignment, metadata.Assignment) and self._is_none(assignment.node)):
                 names.append(None)
         return names
+
+    def imported_in_classes(self, node: cst.Attribute) -> list[str]:
+        """Return in full what an attribute of anything is, if it is one of a class that imports it in its body."""
+        _, _, name = (dotted_name(node) or "").partition(".")
+        found = []
+        for scope in self._scopes_of_classes_with_imports:
+            if name.partition(".")[0] in scope.assignments:
+                found += [in_full for in_full in self._imported(scope, name) if in_full is not None]
+        return found
+
+    def asks_for_type(self, node: cst.CSTNode, steps: int = 4) -> bool:
+        """Whether a class stands where its objects are told from others, alone or in a tuple, or by a further name."""
+        parent = self.parent(node)
+        while isinstance(parent, cst.BaseElement | cst.Tuple | cst.List | cst.Set | cst.BinaryOperation | cst.IfExp):
+            node, parent = parent, self.parent(parent)
+        if isinstance(parent, cst.Arg):
+            call = self.parent(parent)
+            is_first = isinstance(call, cst.Call) and call.args[0] is parent
+            return isinstance(call, cst.Call) and self.text(call.func).rpartition(".")[2] in _OF_TYPES and not is_first
+        if isinstance(parent, cst.ComparisonTarget):
+            parent = self.parent(parent)
+        if isinstance(parent, cst.Comparison):
+            sides = [parent.left, *(target.comparator for target in parent.comparisons)]
+            return not any(isinstance(side, cst.Name) and side.value == "None" for side in sides)
+        if isinstance(parent, cst.Assign | cst.AnnAssign) and steps:
+            uses = [use for target in self.targets(parent) for use in self._uses_of_any_value(target)]
+            return any(self.asks_for_type(use, steps - 1) for use in uses)
+        return isinstance(parent, cst.MatchClass | cst.DictElement) and node in (
+            parent.cls if isinstance(parent, cst.MatchClass) else parent.key,
+        )
+
+    def _uses_of_any_value(self, target: cst.BaseExpression) -> list[cst.CSTNode]:
+        """Return where what is assigned here is used, or another value that is assigned to the same name."""
+        scope = self._scopes.get(target)
+        assignments = scope[target.value] if isinstance(target, cst.Name) and scope is not None else ()
+        return [*(self.uses(target) or ()), *(access.node for some in assignments for access in some.references)]
+
+    def other_definition(self, node: cst.CSTNode, package: str) -> int | None:
+        """Return the line of what else the name of a package may be at a node than the package, if there is any.
+
+        An import within a function or class counts too: above it the function has no such name.
+        """
+        scope = self._scopes.get(node)
+        for assignment in scope[package] if scope is not None else ():
+            is_package = isinstance(assignment, metadata.ImportAssignment) and [
+                found.name for found in assignment.get_qualified_names_for(package)
+            ] == [package]
+            if not (is_package and isinstance(assignment.scope, metadata.GlobalScope)):
+                defined = assignment.node if isinstance(assignment, metadata.Assignment) else node
+                return self.line(defined)
+        return None
 
     def _is_none(self, target: cst.CSTNode) -> bool:
         value = self.stored_value(target)

@@ -1,4 +1,4 @@
-"""What around the calls of a source matters to all of them: graph mode, levels, padded rois and extractors."""
+"""What around the calls of a source matters to all: graph mode, levels, padded rois, extractors and registries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from .forms import CLASSES
 from .source import Name, Source
 from .values import possible_values
 
@@ -97,6 +98,30 @@ def extractors(source: Source) -> list[Note]:
         if re.search("single_?roi_?extractor", defined.name.value, re.IGNORECASE)
         and any(_is_cell(source, base.value) for base in defined.bases)
     ]
+
+
+def registries(source: Source) -> list[Note]:
+    """Return the dicts with an operator's name as their type, of which registries such as mmdet's make it."""
+    notes = []
+    nodes: list[cst.Call | cst.Dict] = [*source.nodes(cst.Call), *source.nodes(cst.Dict)]
+    for node in nodes:
+        for value in _types(node):
+            for name in possible_values(source, value) or ():
+                if isinstance(name, str) and name.rpartition(".")[2] in CLASSES:
+                    text = f"{name} by its name in a config: what a registry makes of it is not found, nor rewritten"
+                    notes.append(Note(source.line(node), "registry", text, True))
+    return notes
+
+
+def _types(node: cst.Call | cst.Dict) -> Iterator[cst.BaseExpression]:
+    """Yield what a dict that is written here has as its type."""
+    if isinstance(node, cst.Dict):
+        for element in node.elements:
+            key = element.key if isinstance(element, cst.DictElement) else None
+            if isinstance(key, cst.SimpleString) and key.evaluated_value == "type":
+                yield element.value
+    elif isinstance(node.func, cst.Name) and node.func.value == "dict":
+        yield from (some.value for some in node.args if some.keyword is not None and some.keyword.value == "type")
 
 
 def _is_cell(source: Source, base: cst.BaseExpression) -> bool:

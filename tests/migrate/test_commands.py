@@ -56,6 +56,16 @@ def test_scan_finds_graph_mode_in_other_files_where_the_operator_is_called(proje
     assert f"{train}:2: needs a person: graph mode" in capsys.readouterr().out
 
 
+def test_a_config_of_a_registry_is_named_by_both_commands_though_no_call_is_in_its_file(project, capsys):
+    config = project / "config.py"
+    config.write_text("model = dict(\n    roi_layer=dict(type='RoIAlign', output_size=7))\n")
+    assert run(scan, project) == 1
+    named = f"{config}:2: needs a person: RoIAlign by its name in a config"
+    assert named in capsys.readouterr().out
+    assert run(rewrite, project) == 0
+    assert named in capsys.readouterr().out
+
+
 def test_scan_writes_the_facts_for_machines(tmp_path, capsys):
     run(scan, SOURCES, "--json", tmp_path / "facts.json")
     printed = capsys.readouterr().out

@@ -121,6 +121,16 @@ MMCV = "from mmcv.ops import RoIAlign, roi_align\n"
             "\n    out_size=7,  # bins\n    sample_num=2,\n",
             "\n    output_size=7,  # bins\n    sampling_ratio=2, aligned=True,\n",
         ),
+        ("7,  # bins\n .25, 2,  # samples\n 'avg',\n True", "7,  # bins\n .25, 2,  # samples\n aligned=True"),
+        (
+            "7, .25, 2, 'avg'  # mode\n ,  # or max\n # as in v2\n True",
+            "7, .25, 2,   # mode\n   # or max\n # as in v2\n aligned=True",
+        ),
+        ("7, .25, 2,  # samples\n 'avg',  # mode\n", "7, .25, 2,  # samples\n aligned=True,  # mode\n"),
+        ("7, aligned=x,  # moved\n pool_mode='avg'", "7, aligned=x,  # moved\n sampling_ratio=0"),
+        ("7, .25, 2, aligned=x,  # moved\n pool_mode='avg'  # mode\n", "7, .25, 2, aligned=x,  # moved\n   # mode\n"),
+        ("7, .25, 2, aligned=x,  # moved\n pool_mode='avg',  # mode\n", "7, .25, 2, aligned=x,  # moved\n   # mode\n"),
+        ("7, .25, 2, aligned=x,\n pool_mode='avg',\n", "7, .25, 2, aligned=x,\n"),
         (
             "pool_mode='avg', output_size=7",
             "output_size=7, sampling_ratio=0, aligned=True",
@@ -172,3 +182,51 @@ def test_one_direction_leaves_the_calls_of_the_other():
     assert rewrite(text, "to-torch") == to_torch
     assert rewrite(text, "to-mindspore") == to_mindspore
     assert rewrite(to_torch, "to-mindspore") == rewrite(text)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (MINDSPORE + SITE + IMPORT, MINDSPORE + IMPORT + REWRITTEN + IMPORT),
+        (MINDSPORE + SITE.rstrip() + "; " + IMPORT, MINDSPORE + IMPORT + REWRITTEN.rstrip() + "; " + IMPORT),
+        (MINDSPORE + "def f():\n    " + SITE + IMPORT, MINDSPORE + IMPORT + "def f():\n    " + REWRITTEN + IMPORT),
+        (
+            MINDSPORE + "x = 1\n" + IMPORT + SITE + "def f():\n    " + SITE,
+            MINDSPORE + "x = 1\n" + IMPORT + REWRITTEN + "def f():\n    " + REWRITTEN,
+        ),
+    ],
+)
+def test_the_package_is_imported_before_it_is_used(before, after):
+    assert rewrite(before) == after
+    assert rewrite(after) == after
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (MINDSPORE + "ms2torch_roi = 3\n" + SITE, 2),
+        (MINDSPORE + SITE + "ms2torch_roi = 3\n", 3),
+        (MINDSPORE + "import other as ms2torch_roi\n" + SITE, 2),
+        (MINDSPORE + "from . import ms2torch_roi\n" + SITE, 2),
+        (MINDSPORE + "def f(ms2torch_roi):\n    " + SITE, 2),
+        (MINDSPORE + "def f():\n    " + SITE + "    " + IMPORT, 4),
+        (MINDSPORE + "for ms2torch_roi in ():\n    " + SITE, 2),
+        (MINDSPORE + "try:\n    " + IMPORT + "except ImportError:\n    ms2torch_roi = None\n" + SITE, 5),
+        (MINDSPORE + "ms2torch_roi = P.ROIAlign\nop = ms2torch_roi(7, 7, 0.25)\n", 2),
+    ],
+)
+def test_a_call_is_left_where_the_name_of_the_package_is_another(text, line):
+    assert rewrite(text) == text
+    assert all(site.left.endswith("is another name there") for site in sites.scan(text).sites)
+    assert f"line {line}: ms2torch_roi" in sites.scan(text).sites[0].left
+
+
+def test_a_call_is_left_where_a_comment_is_within_its_name():
+    text = MINDSPORE + "op = (P.  # of MindSpore\n    ROIAlign)(7, 7, 0.25)\n"
+    assert rewrite(text) == text
+    assert [site.left for site in sites.scan(text).sites] == ["a comment is within its name"]
+
+
+def test_a_name_of_the_package_in_another_function_leaves_no_call():
+    text = MINDSPORE + "def f(ms2torch_roi): ...\n"
+    assert rewrite(text + SITE) == text.replace(MINDSPORE, MINDSPORE + IMPORT) + REWRITTEN

@@ -87,6 +87,23 @@ def test_nothing_is_closest_to_what_no_rule_is_near_to(made):
         assert "closest" not in sentence
 
 
+def test_of_a_few_values_none_is_closest_by_chance():
+    case = replace(CASE, features=CASE.features[:, :1], rois=CASE.rois[:1], pooled_height=1, pooled_width=1)
+    expected = operators.reference(case)
+    for number in range(40):
+        values = np.random.default_rng(number).standard_normal(case.output_shape, np.float32)
+        assert "closest" not in diagnosis.explain(case, expected, values)
+
+
+@pytest.mark.parametrize(("width", "is_named"), [(4, False), (8, True)])
+def test_a_gradient_of_fewer_than_8_values_has_no_closest_rule(width, is_named):
+    case = replace(CASE, features=CASE.features[:1, :1, :1, :width], roi_end_mode=0)
+    weights = operators.some_output_gradient(case)
+    expected, actual = operators.gradient(case, weights), operators.gradient(case, weights, 1)
+    sentence = diagnosis.explain_gradient(case, weights, expected, noisy(actual, 1e-3))
+    assert ("closest to that of roi_end_mode=1" in sentence) == is_named
+
+
 def test_a_gradient_has_a_closest_rule_too():
     case = replace(CASE, roi_end_mode=0)
     weights = operators.some_output_gradient(case)

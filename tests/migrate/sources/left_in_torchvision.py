@@ -6,7 +6,7 @@ from torchvision.ops import MultiScaleRoIAlign, RoIAlign, roi_align, ps_roi_alig
 class Head(torch.nn.Module):
     def __init__(self, box_pool: RoIAlign = None):
         super().__init__()
-        if not isinstance(box_pool, RoIAlign):  #: left: used in another way
+        if not callable(box_pool or RoIAlign):  #: left: used in another way
             box_pool = MultiScaleRoIAlign(["0", "1"], 7, 2)  #: ms2torch_roi.MultiScaleRoIAlign(['0', '1'], 7, 2, canonical_scale=224, canonical_level=4)
         self.pool = RoIAlign(7, 0.25, 2).to("cuda")  #: left: .to is the original's own
         self.called = RoIAlign(7, 0.25, 2)  #: ms2torch_roi.RoIAlign(7, 0.25, 2, False)

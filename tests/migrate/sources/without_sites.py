@@ -37,7 +37,7 @@ class Head(ms_nn.Cell):
         self.zeros = ms_ops.zeros((3, 5))
 
     def construct(self, x, ROIAlign):
-        return ROIAlign(self.roi_align(x), dict(type="RoIAlign", RoIAlign=7)), self.roi_align.shard
+        return ROIAlign(self.roi_align(x), dict(kind="RoIAlign", RoIAlign=7)), self.roi_align.shard
 
 
 def roi_align(features, ops):
