@@ -137,8 +137,7 @@ def test_rois_on_another_level_are_named_and_the_rest_is_compared(mindspore_head
 @pytest.mark.needs_mindspore
 def test_what_differs_from_run_to_run_for_another_reason_is_a_failure_and_not_laid_on_padding(mindspore_head):
     results = [compare(functools.partial(mindspore_head, drop=True), torch_head, **ATOL) for _ in range(8)]
-    found = {result.parts_at: str(result) for result in results}
-    assert f"values of expected {UNSTEADY}" in found["scores"]
+    assert any(f"values of expected {UNSTEADY}" in str(result) and not result.passed for result in results)
     assert all(result.left_out["pooled"] == {UNWRITTEN: PADDED} for result in results)
 
 
