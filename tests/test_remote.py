@@ -310,6 +310,14 @@ def test_a_report_stays_where_the_command_is_refused_for_another_option(url, tmp
     assert report.read_text() == "of an earlier run"
 
 
+def test_no_report_goes_to_a_folder(url, capsys):
+    path, _ = record_two_heads(url)
+    for folder in (url, str(path.parent)):
+        assert main(["replay", str(path), "--json", folder]) == 2
+        assert "--json: [Errno 21] Is a directory: '" in capsys.readouterr().err
+    assert len([*path.parent.iterdir()]) == 2
+
+
 def test_no_report_goes_to_the_name_of_a_recorded_call(url, tmp_path, capsys):
     with_features, path = record_two_heads(url)
     content = with_features.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -131,10 +132,17 @@ def _take(name: str, report: Path, taken: dict[Hashable, str]) -> None:
 
 
 def _seems_there(report: Path) -> bool:
-    """Tell whether there is a file at a URL; where files may be written but not looked at, there seems to be none."""
+    """Tell whether there is a file at a URL; where files may be written but not looked at, there seems to be none.
+
+    Raises:
+        IsADirectoryError: there is a folder, or it is a bucket, which would be removed.
+    """
+    there = is_folder = False
     with contextlib.suppress(OSError, ValueError), remote.errors(report):
-        return report.exists()
-    return False
+        there, is_folder = report.exists(), report.is_dir()
+    if is_folder:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), remote.name(report))
+    return there
 
 
 def _identity(path: Path) -> Hashable:

@@ -147,6 +147,8 @@ def write(path: Path, fill: Callable[[IO[bytes]], Any]) -> int:
             size = file.tell()
         partial.replace(path)
         return size
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename) == str(partial):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
