@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from . import __version__
 from .commands import COULD_NOT_RUN, NAMES, CouldNotRunError
-from .parity import processes
+from .parity import processes, remote
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     options = parser.parse_args(arguments)
-    options.command_line = shlex.join(["ms2torch-roi", *(sys.argv[1:] if arguments is None else arguments)])
+    given = sys.argv[1:] if arguments is None else arguments
+    options.command_line = shlex.join(["ms2torch-roi", *map(remote.without_password, given)])
     try:
         status: int = options.run(options)
         return status

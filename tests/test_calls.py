@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import tracemalloc
 import zipfile
 
@@ -276,3 +277,11 @@ def test_writing_leaves_no_partial_file_and_replaces_what_was_there(path):
     calls.write(path, a_call(cases.random_case(0, 4)))
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert calls.read(path).case.features.shape == cases.random_case(0, 4).features.shape
+
+
+@pytest.mark.parametrize("name", ["folder.npz", "nowhere/1.npz", "x" * 300 + ".npz"])
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path, name):
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(OSError, match=re.escape(f"{str(tmp_path / name)!r}") + "$"):
+        calls.write(tmp_path / name, a_call())
+    assert not list(tmp_path.rglob("*.partial"))

@@ -1,5 +1,6 @@
 """Recorded calls and reports may be at URLs that fsspec knows: in memory, and in an object store on this machine."""
 
+import contextlib
 import json
 import threading
 import warnings
@@ -175,13 +176,178 @@ def test_a_report_does_not_replace_what_is_read_and_an_earlier_one_does_not_outl
     assert main(["replay", str(path), "--json", str(path)]) == 2
     assert f"--json: {path} is read" in capsys.readouterr().err
     assert path.read_bytes() == content
-    assert main(["replay", str(path), "--json", f"{url}/1", "--html", f"{url}/1"]) == 2
+    for same in (f"{url}/1", f"{url}//1", f"{url}/x/../1")[: 3 if remote.is_remote(path) else 1]:
+        assert main(["replay", str(path), "--json", f"{url}/1", "--html", same]) == 2
     assert "is what --json writes" in capsys.readouterr().err
     report = remote.path(f"{url}/facts.json")
     report.write_text("of an earlier run")
     monkeypatch.setattr(campaign.Replay, "verdicts", lambda self, number: 1 / 0)
     assert main(["replay", str(path), "--json", str(report)]) == 2
     assert not report.exists()
+
+
+def test_paths_of_universal_pathlib_are_taken(url):
+    upath = pytest.importorskip("upath", reason="universal_pathlib is not installed")
+    ms2torch_roi.save_call(upath.UPath(f"{url}/1.npz"), FEATURES, ROIS, roi_align(FEATURES, ROIS, 2), output_size=2)
+    with record(upath.UPath(f"{url}/calls")) as recording:
+        roi_align(FEATURES, ROIS, 2)
+    first, second = (calls.read(path) for path in (remote.path(f"{url}/1.npz"), *recording.paths))
+    assert_same_bits(first.output, second.output)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("sftp://user:secret@host:22/calls", "sftp://user@host:22/calls"),
+        ("ftp://user:secret@host/calls", "ftp://user@host/calls"),
+        ("smb://user:secret@host/share/calls", "smb://user@host/share/calls"),
+        ("hdfs://user@host:9000/calls", "hdfs://user@host:9000/calls"),
+        ("webhdfs://host:9870/calls", "webhdfs://host:9870/calls"),
+        ("http://user:secret@host/calls", "http://user@host/calls"),
+        ("memory://calls", "memory://calls"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:UPath")
+def test_a_url_is_named_with_its_host_and_without_its_password(url, name):
+    pytest.importorskip("upath", reason="universal_pathlib is not installed")
+    try:
+        path = remote.path(url)
+    except ImportError as error:
+        pytest.skip(str(error))
+    assert remote.name(path / "1.npz") == f"{name}/1.npz"
+    assert remote.expression(path) == f"remote.path({name!r})"
+    assert remote.identity(path) == remote.identity(remote.path(url))
+    assert remote.identity(path) != remote.identity(remote.path(url.replace("host", "other") + "/1"))
+    if "host" in url:
+        assert remote.identity(path) != remote.identity(remote.path(url.replace("host", "other")))
+
+
+@pytest.mark.needs_mindspore
+def test_files_of_one_path_on_two_hosts_are_two_calls(tmp_path, monkeypatch, capsys):
+    fsspec = pytest.importorskip("fsspec", reason="universal_pathlib is not installed")
+    from fsspec.implementations.ftp import FTPFileSystem
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    stores = {}
+
+    class Hosts(MemoryFileSystem):
+        """Files of hosts, by the manners of FTP."""
+
+        protocol = "hosts"
+        _strip_protocol = FTPFileSystem._strip_protocol
+        _get_kwargs_from_urls = FTPFileSystem._get_kwargs_from_urls
+
+        def __init__(self, host, **options):
+            super().__init__(host=host, **options)
+            self.store, self.pseudo_dirs = stores.setdefault(host, ({}, [""]))
+
+    fsspec.register_implementation("hosts", Hosts, clobber=True)
+    urls = [f"hosts://me:secret@{host}/{tmp_path.name}/1.npz" for host in "ab"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # universal_pathlib says that it does not know them
+        for url in urls:
+            ms2torch_roi.save_call(url, FEATURES, ROIS, roi_align(FEATURES, ROIS, 2), output_size=2)
+        report = tmp_path / "facts.json"
+        assert main(["replay", *urls, "--json", str(report)]) == 0
+    facts = report.read_text()
+    assert "IDENTICAL: 2 cases" in capsys.readouterr().out
+    assert json.loads(facts)["settings"]["files"] == [url.replace(":secret", "") for url in urls]
+    assert "secret" not in facts
+
+
+@pytest.mark.parametrize("name", ["?1.npz", "#1.npz", " 1.npz", "%1.npz"])
+@pytest.mark.parametrize("start", ["file://", "FILE://", "file://localhost", "local://"])
+def test_file_urls_are_files_of_this_machine(tmp_path, start, name):
+    for text in ((tmp_path / name).as_uri(), f"file://{tmp_path}/{name.replace('%', '%25')}"):
+        assert remote.path(text.replace("file://", start)) == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "url", ["file://reports/1.json", "file:/tmp/1.json", "local://tmp", "file://", "File://host/1"]
+)
+def test_file_urls_of_no_file_here_are_refused(url):
+    with pytest.raises(ValueError, match=f"{url} is no file of this machine: its URL starts with file:///"):
+        remote.path(url)
+
+
+def test_a_report_that_may_be_written_and_not_removed_or_looked_at_is_written(tmp_path, capsys):
+    fsspec = pytest.importorskip("fsspec", reason="universal_pathlib is not installed")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Kept(MemoryFileSystem):
+        protocol = "kept"
+
+        def rm(self, *_, **__):
+            raise RuntimeError("nothing is removed here")
+
+    class Unseen(Kept):
+        protocol = "unseen"
+
+        def exists(self, *_, **__):
+            raise RuntimeError("nothing is seen here")
+
+    record_two_heads(tmp_path.as_uri())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind in (Kept, Unseen):
+            fsspec.register_implementation(kind.protocol, kind, clobber=True)
+            path = remote.path(f"{kind.protocol}://{tmp_path.name}/facts.json")
+            for _ in range(2):
+                main(["identify", str(tmp_path / "calls"), "--json", str(path)])
+                assert "no call has a value" in capsys.readouterr().err
+                assert path.read_bytes() == b""
+                main(["merge", str(tmp_path / "nothing"), "--json", str(path)])
+                assert "No such file" in capsys.readouterr().err
+
+
+def test_a_report_stays_where_the_command_is_refused_for_another_option(url, tmp_path, capsys):
+    record_two_heads(url)
+    report = remote.path(f"{url}/facts.json")
+    report.write_text("of an earlier run")
+    other = str(tmp_path / "nowhere" / "page.html")
+    assert main(["replay", f"{url}/calls", "--json", str(report), "--html", other]) == 2
+    assert "--html: " in capsys.readouterr().err
+    assert report.read_text() == "of an earlier run"
+
+
+def test_no_report_goes_to_a_folder(url, capsys):
+    path, _ = record_two_heads(url)
+    for folder in (url, str(path.parent)):
+        assert main(["replay", str(path), "--json", folder]) == 2
+        assert "--json: [Errno 21] Is a directory: '" in capsys.readouterr().err
+    assert len([*path.parent.iterdir()]) == 2
+
+
+def test_no_report_goes_to_the_name_of_a_recorded_call(url, tmp_path, capsys):
+    with_features, path = record_two_heads(url)
+    content = with_features.read_bytes()
+    for name in (with_features.name, "new.npz", "new.zip"):
+        report = with_features.with_name(name)
+        assert main(["replay", str(path), "--json", str(report)]) == 2
+        assert f"--json: {report} is no place for a report" in capsys.readouterr().err
+    assert with_features.read_bytes() == content
+    assert len([*with_features.parent.iterdir()]) == 2
+
+
+@pytest.mark.parametrize("broken", ["exists", "info"])
+def test_a_recording_that_cannot_look_at_its_files_says_so_or_goes_on(tmp_path, monkeypatch, broken):
+    pytest.importorskip("upath", reason="universal_pathlib is not installed")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def fail(self, path, **_):
+        if path.endswith(".npz"):
+            raise RuntimeError("token expired")
+        return {"name": path, "type": "directory", "size": 0}
+
+    monkeypatch.setattr(MemoryFileSystem, broken, fail)
+    with record(f"memory://{tmp_path.name}/calls") as recording:
+        roi_align(FEATURES, ROIS, 2)
+        said = pytest.raises(OSError, match=r"could not be recorded: memory://.*: RuntimeError: token expired")
+        with said if broken == "exists" else contextlib.nullcontext():  # which takes it that there is none
+            roi_align(FEATURES, ROIS, 2)
+    monkeypatch.undo()
+    assert len(recording.paths) == 1 + (broken == "info")
+    assert all(calls.read(path).output is not None for path in recording.paths)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A run that is shared has the results of one process, whoever shares it and whatever dies."""
 
+import argparse
+import gc
 import importlib.metadata
 import json
 import multiprocessing
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ms2torch_roi.commands import arguments
 from ms2torch_roi.parity import campaign, processes, sharing, verdicts
 from ms2torch_roi.parity.processes import Workers
 from ms2torch_roi.parity.verdicts import Verdict
@@ -44,6 +47,24 @@ EXPECTED_OF_DEADLY = [
     [DEADLY.lost(number)] if number in DEADLY.deadly else of_case
     for number, of_case in zip(NUMBERS, EXPECTED, strict=True)
 ]
+
+
+@pytest.fixture(autouse=True)
+def bounded(monkeypatch):
+    """End what hangs with an error, which says where it was."""
+    monkeypatch.setattr(sharing, "_LONGEST_START", 60)
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def end(*_):
+        raise TimeoutError("it takes more than five minutes")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(300)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def start_threads():
@@ -183,7 +204,9 @@ def test_check_on_dask_has_the_facts_of_one_process(cluster, tmp_path):
     ("options", "message"),
     [
         (["--dask", "tcp://127.0.0.1:1"], "--dask: Timed out trying to connect to tcp://127.0.0.1:1"),
-        (["--dask", "nowhere:x"], "--dask: "),
+        (["--dask", "nowhere:x"], "--dask: 'nowhere:x' is no address such as tcp://host:8786: "),
+        (["--dask", "nowhere"], "--dask: 'nowhere' is no address such as tcp://host:8786: missing port"),
+        (["--dask", "http://127.0.0.1:1"], "--dask: 'http://127.0.0.1:1' is no address such as tcp://host:8786: "),
         (
             ["--dask", "tcp://127.0.0.1:1", "--workers", "2"],
             "--workers starts processes here: it does not go with --dask",
@@ -198,5 +221,31 @@ def test_what_dask_cannot_do_is_said_in_a_line(capsys, monkeypatch, options, mes
 
     monkeypatch.setattr(cluster, "_TIMEOUT", 0.5)
     assert main(["check", "--without-mindspore", "--cases", "1", *options]) == 2
+    gc.collect()  # a client that was half made would complain now
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("options", "cases"), [(["--workers", "2"], 1), (["--workers", "2"], 0), (["--workers", "9"], 3)]
+)
+def test_processes_run_a_single_case_too_if_they_are_asked_for(options, cases):
+    parser = argparse.ArgumentParser()
+    arguments.add_run_options(parser)
+    workers = arguments.workers_of(parser.parse_args(options), cases)
+    assert workers.at_once == max(cases, 1)
+    pids = [workers.start().submit(os.getpid).result(60) for _ in range(min(cases, 1))]
+    assert os.getpid() not in pids
+    assert arguments.workers_of(parser.parse_args([]), cases) is None
+
+
+@pytest.mark.parametrize("options", [("--workers", "2"), ("--dask", "tcp://127.0.0.1:1")])
+def test_a_working_directory_that_is_gone_is_said_in_a_line(tmp_path, monkeypatch, capsys, options):
+    from ms2torch_roi.cli import main
+
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["check", "--without-mindspore", "--cases", "1", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{options[0]}: the working directory is gone: No such file or directory" in line

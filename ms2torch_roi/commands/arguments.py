@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -43,13 +44,19 @@ def workers_of(options: argparse.Namespace, cases: int) -> processes.Workers | N
     """Return who runs so many cases, as ``add_run_options`` has asked for; None for this process.
 
     Raises:
-        CouldNotRunError: there is no such cluster, or it cannot run them.
+        CouldNotRunError: there is no such cluster, or it cannot run them, or not where this process is.
     """
     from ..parity import cluster, processes
 
+    if options.dask is not None or options.workers > 1:
+        try:
+            os.getcwd()  # noqa: PTH109
+        except OSError as error:
+            option = "--workers" if options.dask is None else "--dask"
+            raise CouldNotRunError(f"{option}: the working directory is gone: {error.strerror}") from error
     if options.dask is None:
-        count = min(options.workers, cases)
-        return processes.workers(count) if count > 1 else None
+        # A single case too: whoever asks for processes is not to lose this one to it.
+        return processes.workers(max(1, min(options.workers, cases))) if options.workers > 1 else None
     if options.workers > 1:
         raise CouldNotRunError("--workers starts processes here: it does not go with --dask")
     if options.adapter is not None:

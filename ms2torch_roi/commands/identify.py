@@ -67,13 +67,12 @@ def run(options: argparse.Namespace) -> int:
         conclusion = identification.conclude(tried)
     except ValueError as error:
         raise CouldNotRunError("; ".join([str(error), *unreadable[:1]])) from error
-    unreadable += [f"{file} is no recorded call" for file in others]
+    unreadable += [f"{remote.name(file)} is no recorded call" for file in others]
     _print(tried, conclusion, unreadable, sources, console)
     if options.json is not None:
         facts = _as_json(tried, conclusion, unreadable)
         try:
-            with remote.errors(options.json):
-                options.json.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            reporting.write(options.json, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
         except OSError as error:
             raise CouldNotRunError(f"--json: {error}") from error
     return _STATUS[conclusion.verdict]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ _ARRAYS = ("features", "rois", "output", "output_gradient", "features_gradient")
 
 # NAME.TIME.output.0.FORMAT.DTYPE.npy, where NAME says which operator it was, and TIME is the time of each file.
 _DUMPED = re.compile(r"(.+)\.(\d+)\.(input\.[01]|output\.0)(\..+)?\.npy")
+_KINDS = {"features": "input.0", "rois": "input.1", "output": "output.0"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     from ..parity.recording import calls, saving
 
     call = _call(options)
-    if not options.files and (named := [name for name in _given(options) if not name.endswith(".npy")]):
+    if not options.files and (named := [name for name in _given(options).values() if not name.endswith(".npy")]):
         raise CouldNotRunError(f"give a .npz file that has {', '.join(named)} in it, or .npy files for them")
     sources = [str(file) for file in options.files] or [options.output]
     written, problems = 0, []
@@ -94,19 +96,19 @@ def run(options: argparse.Namespace) -> int:
         if path.suffix != calls.SUFFIX:
             path = path / f"{Path(source).stem}{calls.SUFFIX}"
         elif len(sources) > 1:
-            raise CouldNotRunError(f"--to: {path} is one file, for {len(sources):,} calls")
+            raise CouldNotRunError(f"--to: {remote.name(path)} is one file, for {len(sources):,} calls")
         try:
             arrays: dict[str, Any] = dict(_arrays(options, source if options.files else None))
             with remote.errors(path):
                 if path.exists():
-                    raise FileExistsError(f"{path} is there already")
+                    raise FileExistsError(f"{remote.name(path)} is there already: give another --to")
             saving.save_call(path, **arrays, **call)
             written += 1
         except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
             message = str(error).removeprefix("save_call: ")
             problems.append(message if source in message else f"{source}: {message}")
     if written:
-        print(f"{written:,} recorded call{'s' * (written > 1)} in {options.to}")
+        print(f"{written:,} recorded call{'s' * (written > 1)} in {remote.name(options.to)}")
     if problems:
         raise CouldNotRunError("; ".join(problems))
     return PASSED
@@ -135,75 +137,90 @@ def _value(options: argparse.Namespace, option: str) -> Any:
 
 
 def _arrays(options: argparse.Namespace, source: str | None) -> Iterator[tuple[str, NDArray]]:
-    """Yield the arrays of a call by name; ``source`` is the file that they are in, if it is one."""
+    """Yield the arrays of a call by name; ``source`` is the file that they are in, but for those given as ``.npy``."""
+    given = _given(options)
+    files = {name: Path(value) for name, value in given.items() if value.endswith(".npy")}
+    names = {name: value for name, value in given.items() if name not in files}
     if source is not None and source.endswith(".npy"):
-        for name, file in _dumped(Path(source)).items():
-            yield name, _npy(file)
-        return
-    named = [name for name in _given(options) if not name.endswith(".npy")]
-    npz = {} if source is None else _npz(Path(source), named)
-    for name in _ARRAYS:
-        value: str | None = getattr(options, name)
-        if value is not None:
-            yield name, _npy(Path(value)) if value.endswith(".npy") else npz[value]
+        files |= _dumped(Path(source), names)
+        if unknown := [value for name, value in names.items() if name not in _KINDS or value != name]:
+            raise ValueError(f"{source}: a dump has no names: give a .npy file, not {' and not '.join(unknown)}")
+    elif source is not None:
+        found = _npz(Path(source), names.values())
+        yield from ((name, found[value]) for name, value in names.items())
+    for name, file in files.items():
+        yield name, _npy(file)
 
 
-def _given(options: argparse.Namespace) -> list[str]:
+def _given(options: argparse.Namespace) -> dict[str, str]:
     """Return the names of arrays and files that the options say."""
-    return [value for name in _ARRAYS if (value := getattr(options, name)) is not None]
+    return {name: value for name in _ARRAYS if (value := getattr(options, name)) is not None}
 
 
 def _npy(file: Path) -> NDArray:
     """Return the array in a file."""
     found = _loaded(file)
-    if not isinstance(found, np.ndarray):
-        raise ValueError(f"{file}: it holds several arrays: give it as FILE, and by --features the name of each")
-    return found
+    if isinstance(found, np.ndarray):
+        return found
+    found.close()
+    raise ValueError(f"{file}: it holds several arrays: give it as FILE, and by --features the name of each")
 
 
-def _npz(file: Path, names: list[str]) -> dict[str, NDArray]:
-    """Return the arrays of these names in a file."""
+def _npz(file: Path, names: Collection[str]) -> dict[str, NDArray]:
+    """Return the arrays of these names in a file, of which no other is read."""
     found = _loaded(file)
     if isinstance(found, np.ndarray):
         raise ValueError(f"{file}: it is one array; give .npy files by --features, --rois and --output")
-    if missing := [name for name in names if name not in found]:
-        raise ValueError(f"{file}: there is no {' and no '.join(missing)} in it, but {', '.join(found) or 'nothing'}")
-    return {name: found[name] for name in names}
+    arrays: dict[str, NDArray] = {}
+    with found:
+        if missing := [name for name in names if name not in found]:
+            there = ", ".join(found) or "nothing"
+            raise ValueError(f"{file}: there is no {' and no '.join(missing)} in it, but {there}")
+        for name in names:
+            with _reading(f"{file}: {name}"):
+                arrays[name] = found[name]
+    return arrays
 
 
-def _loaded(file: Path) -> NDArray | dict[str, NDArray]:
+def _loaded(file: Path) -> Any:
+    """Return the array in a file, or what reads those in it."""
     from ..parity.recording import members
 
-    try:
+    with _reading(str(file)):
         members.check_is_file(file)
-        found = np.load(file, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            return dict(found)
+        return np.load(file, allow_pickle=False)
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Raise ValueError or OSError, which says what was read, for what NumPy raises."""
+    try:
+        yield
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for a file that is damaged
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
 
 
-def _dumped(output: Path) -> dict[str, Path]:
-    """Return the files of a call, of which MindSpore has dumped this output: those of its inputs stand beside it."""
-    name = _DUMPED.fullmatch(output.name)
-    if name is None or name[3] != "output.0":
+def _dumped(output: Path, wanted: Collection[str]) -> dict[str, Path]:
+    """Return the wanted files of a call, of which MindSpore has dumped this output: its inputs stand beside it."""
+    dumped = _DUMPED.fullmatch(output.name)
+    if dumped is None or dumped[3] != _KINDS["output"]:
         raise ValueError(
             f"{output}: it is no output that MindSpore has dumped (ROIAlign.*.output.0.*.npy);"
             " give other .npy files by --features, --rois and --output"
         )
+    output.stat()  # which says that it is not there
     # What ran several times in a step has several files of each kind, in the order of their times.
-    of_kind: dict[str, list[tuple[int, Path]]] = {"input.0": [], "input.1": [], "output.0": []}
+    kinds = {name: kind for name, kind in _KINDS.items() if name in wanted or name == "output"}
+    of_kind: dict[str, list[tuple[int, str]]] = {kind: [] for kind in kinds.values()}
     for file in output.parent.iterdir():
         other = _DUMPED.fullmatch(file.name)
-        if other is not None and other[1] == name[1]:
-            of_kind[other[3]].append((int(other[2]), file))
+        if other is not None and other[1] == dumped[1] and other[3] in of_kind:
+            of_kind[other[3]].append((int(other[2]), file.name))
     files = {kind: [file for _, file in sorted(found)] for kind, found in of_kind.items()}
     if len({len(found) for found in files.values()}) > 1:
         counts = ", ".join(f"{len(found)} of {kind}" for kind, found in files.items())
         raise ValueError(f"{output}: beside it there are {counts} of that operator, not as many of each")
-    number = files["output.0"].index(output)
-    return {"features": files["input.0"][number], "rois": files["input.1"][number], "output": output}
+    number = files[_KINDS["output"]].index(output.name)
+    return {name: output.with_name(files[kind][number]) for name, kind in kinds.items() if name in wanted}

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run it, and return the exit status."""
     console = make_console(quiet=options.quiet)
-    from ..parity import campaign, operators, report
+    from ..parity import campaign, operators, remote, report
     from ..parity.report import terminal
 
     if bool(options.paths) == options.golden:
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         origins=[report.Origin.here(options.command_line)],
         numbers=len(replay),
         settings={
-            "files": [str(file) for file in files],
+            "files": [remote.name(file) for file in files],
             "backward_roi_end_mode": options.backward_roi_end_mode,
             "rule": options.rule,
             "backward_rule": options.backward_rule,
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             "adapter": options.adapter,
         },
         tolerance=replay.tolerance,
-        notes=[f"Not compared: {file} is no recorded call." for file in others],
+        notes=[f"Not compared: {remote.name(file)} is no recorded call." for file in others],
     )
     terminal.print_origins(run, console)
     engine = arguments.engine_of(options) if options.device != "cpu" else ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import itertools
 import json
 import os
+import posixpath
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent import futures
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 PROGRESS_SECONDS = 10
 
 _REPORTS = ("json", "junit", "html", "summary")
+
+# Names of files that end so are those of recorded calls, which no report replaces.
+_OF_CALLS = (".npz", ".zip")
 
 
 def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Namespace, console: Console) -> None:
@@ -92,32 +98,59 @@ def prepare_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) ->
     made = []
     try:
         for name, file in files.items():
-            try:
-                if remote.is_remote(file):
-                    there = _identity(file) in taken
-                    if not there:
-                        remote.write(file, lambda _: None)
-                else:
-                    there = file.exists()
-                    file.open("a").close()
-            except (OSError, ValueError) as error:
-                raise CouldNotRunError(f"--{name}: {error}") from error
-            if not there:
+            if not remote.is_remote(file):  # of which nothing is known before it is there
+                there = file.exists()
+                file.open("a").close()
+                if not there:
+                    made.append(file)
+            _take(name, file, taken)
+            if remote.is_remote(file) and not _seems_there(file):
+                remote.write(file, lambda _: None)
                 made.append(file)
-            if (identity := _identity(file)) in taken:
-                raise CouldNotRunError(f"--{name}: {file} {taken[identity]}")
-            taken[identity] = f"is what --{name} writes"
-        for file in files.values():
+        for name, file in files.items():  # noqa: B007
             _remove(file)
+    except (OSError, ValueError) as error:
+        raise CouldNotRunError(f"--{name}: {error}") from error
     finally:
         for file in made:
-            _remove(file)
+            with contextlib.suppress(OSError, ValueError):
+                _remove(file)
+
+
+def _take(name: str, report: Path, taken: dict[Hashable, str]) -> None:
+    """Take a file for a report.
+
+    Raises:
+        CouldNotRunError: it is taken, or may be a recorded call.
+    """
+    identity, suffix = _identity(report), _target(report).suffix
+    if identity in taken:
+        raise CouldNotRunError(f"--{name}: {remote.name(report)} {taken[identity]}")
+    if suffix in _OF_CALLS:
+        raise CouldNotRunError(f"--{name}: {remote.name(report)} is no place for a report: {suffix} is of calls")
+    taken[identity] = f"is what --{name} writes"
+
+
+def _seems_there(report: Path) -> bool:
+    """Tell whether there is a file at a URL; where files may be written but not looked at, there seems to be none.
+
+    Raises:
+        IsADirectoryError: there is a folder, or it is a bucket, which would be removed.
+    """
+    there = is_folder = False
+    with contextlib.suppress(OSError, ValueError), remote.errors(report):
+        there, is_folder = report.exists(), report.is_dir()
+    if is_folder:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), remote.name(report))
+    return there
 
 
 def _identity(path: Path) -> Hashable:
     """Return what two names of one file have in common, be they links of whatever kind; None if there is no file."""
     if remote.is_remote(path):
-        return remote.identity(path)
+        # A file system, unlike an object store, has one file by all of these names.
+        *where, place = remote.identity(path)
+        return (*where, posixpath.normpath(str(place)))
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -125,24 +158,35 @@ def _identity(path: Path) -> Hashable:
     return found.st_dev, found.st_ino
 
 
+def _target(report: Path) -> Path:
+    """Return the file that a link leads to."""
+    return report if remote.is_remote(report) else Path(os.path.realpath(report))
+
+
 def _remove(report: Path) -> None:
-    """Remove a file, but no device or pipe; where it cannot be removed, as when it is mounted, make it empty."""
-    if remote.is_remote(report):
-        report.unlink(missing_ok=True)
-    elif report.is_file():
+    """Remove a file, but no device or pipe; where it cannot be removed, as when it is mounted, make it empty.
+
+    Raises:
+        OSError: it cannot be made empty either.
+    """
+    if remote.is_remote(report) or report.is_file():
         try:
-            Path(os.path.realpath(report)).unlink()
+            with remote.errors(report):
+                _target(report).unlink(missing_ok=True)
         except OSError:
-            report.write_bytes(b"")
+            write(report, b"")
 
 
-def _write(report: Path, content: bytes) -> None:
-    """Write a report as a whole or not at all; but into a device, a pipe, or what could not be removed."""
+def write(report: Path, content: bytes) -> None:
+    """Write a report as a whole or not at all; but into a device, a pipe, or what could not be removed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     if not remote.is_remote(report) and report.exists():
         report.write_bytes(content)
     else:
-        file = report if remote.is_remote(report) else Path(os.path.realpath(report))
-        remote.write(file, lambda opened: opened.write(content))
+        remote.write(_target(report), lambda opened: opened.write(content))
 
 
 def finish(run: report.Run, options: argparse.Namespace, console: Console) -> int:
@@ -164,13 +208,16 @@ def finish(run: report.Run, options: argparse.Namespace, console: Console) -> in
     }
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print(*itertools.islice(markdown.github_annotations(found), report.SHOWN), sep="\n")
+    problems = []
     for name, render in renderers.items():
         file: Path | None = getattr(options, name)
         if file is not None:
             try:
-                _write(file, render(found).encode("utf-8", "backslashreplace"))
+                write(file, render(found).encode("utf-8", "backslashreplace"))
             except OSError as error:
-                raise CouldNotRunError(f"--{name}: {error}") from error
+                problems.append(f"--{name}: {error}")
+    if problems:
+        raise CouldNotRunError("; ".join(problems))
     if not run.total.failed:
         return PASSED
     return COULD_NOT_RUN if run.verdict == "nothing compared" else FAILED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -324,7 +324,7 @@ def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]
         ValueError: not one recorded call, or an archive that is damaged.
     """
     paths = list(paths)
-    files: dict[str, Path] = {}
+    files: dict[Hashable, Path] = {}
     others: list[Path] = []
     for path in paths:
         with remote.errors(path):
@@ -339,6 +339,6 @@ def recorded_files(paths: Iterable[Path]) -> tuple[tuple[Path, ...], list[Path]]
                 path.stat()
                 files[remote.identity(path)] = path
     if not files:
-        folders = "".join(f"; {other} is a folder: give it too" for other in others if other.is_dir())
-        raise ValueError(f"no recorded calls ({calls.SUFFIX} files) in {', '.join(map(str, paths))}{folders}")
+        folders = "".join(f"; {remote.name(other)} is a folder: give it too" for other in others if other.is_dir())
+        raise ValueError(f"no recorded calls ({calls.SUFFIX} files) in {', '.join(map(remote.name, paths))}{folders}")
     return tuple(files.values()), others

@@ -24,19 +24,28 @@ def workers(address: str) -> Workers:
     """
     try:
         import distributed
+        from distributed.comm import addressing
     except ModuleNotFoundError as error:
         raise ImportError(f"distributed is not installed. {how_to_install('dask')}") from error
+    try:
+        addressing.get_address_host_port(address)  # with a wrong one, a client hangs, and complains when it is removed
+    except ValueError as error:
+        raise ValueError(f"{address!r} is no address such as tcp://host:8786: {error}") from error
     client = distributed.Client(address, timeout=_TIMEOUT, set_as_default=False)
-    count = len(client.nthreads())
-    if not count:
-        raise ValueError(f"the cluster at {address} has no workers")
-    here = operators.versions()
-    for worker, versions in client.run(operators.versions).items():
-        for package in here.keys() & versions.keys():
-            if versions[package] != here[package]:
-                raise ValueError(
-                    f"the worker {worker} has {package} {versions[package]}, and this process has {here[package]}"
-                )
+    try:
+        count = len(client.nthreads())
+        if not count:
+            raise ValueError(f"the cluster at {address} has no workers")
+        here = operators.versions()
+        for worker, versions in client.run(operators.versions).items():
+            for package in here.keys() & versions.keys():
+                if versions[package] != here[package]:
+                    raise ValueError(
+                        f"the worker {worker} has {package} {versions[package]}, and this process has {here[package]}"
+                    )
+    except BaseException:
+        client.close()
+        raise
     # Not pure: what has killed a worker would be remembered, and not be run again.
     start = functools.partial(client.get_executor, pure=False)
     return Workers(start, count, lost=(distributed.KilledWorker,), end=client.close)

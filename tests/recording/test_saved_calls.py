@@ -104,3 +104,21 @@ def test_what_is_no_call_is_refused_and_nothing_is_written(tmp_path, changes, er
     with pytest.raises(error, match=message):
         ms2torch_roi.save_call(**{name: value for name, value in call.items() if value is not ...})
     assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"device": None}, TypeError),
+        ({"device": "CPU\n"}, ValueError),
+        ({"versions": "2.3"}, TypeError),
+        ({"versions": {"mindspore": "2.3\n"}}, ValueError),
+        ({"versions": {"mind\x1bspore": "2.3"}}, ValueError),
+        ({"versions": {"mindspore": (2, 3)}}, TypeError),
+    ],
+)
+def test_a_device_or_versions_that_are_no_printable_texts_are_refused(tmp_path, given, error):
+    (name,) = given
+    with pytest.raises(error, match=f"save_call: {name} must be"):
+        ms2torch_roi.save_call(tmp_path / "1.npz", FEATURES, ROIS, pool(), **given, **RECORDED)
+    assert not list(tmp_path.iterdir())

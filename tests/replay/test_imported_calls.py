@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ms2torch_roi import reference
-from ms2torch_roi.parity import operators
+from ms2torch_roi.parity import operators, remote
 from ms2torch_roi.parity.recording import calls
 
 RNG = np.random.default_rng(0)
@@ -133,6 +133,77 @@ def test_what_mindspore_dumps_in_graph_mode_replays_to_the_same_bits(run_command
     assert "beside it there are 1 of input.0, 0 of input.1, 1 of output.0" in result.stderr
 
 
+def dump_by_mindspore(folder, *, kinds=("input.0", "input.1", "output.0")):
+    """Write a call as MindSpore dumps it, and return the output's file."""
+    arrays = {"input.0": FEATURES, "input.1": ROIS, "output.0": reference.ms_roi_align(FEATURES, ROIS, 3, 2, 0.25)}
+    folder.mkdir()
+    for number, kind in enumerate(kinds):
+        output = folder / f"ROIAlign.Default_ROIAlign-op0.0.0.{number}.{kind}.DefaultFormat.Float32.npy"
+        np.save(output, arrays[kind])
+    return output
+
+
+def test_files_that_are_given_go_before_those_of_a_dump_and_add_to_them(run_command, tmp_path):
+    whole, bare = dump_by_mindspore(tmp_path / "whole"), dump_by_mindspore(tmp_path / "bare", kinds=["output.0"])
+    given = {"features": FEATURES * 2, "rois": ROIS * 2, "output": np.load(whole) * 2}
+    given |= {"output_gradient": np.load(whole) * 3, "features_gradient": FEATURES * 3}
+    options = []
+    for name, array in given.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        options += [f"--{name.replace('_', '-')}", tmp_path / f"{name}.npy"]
+    for dumped, more, to in (
+        (whole, options, "all.npz"),
+        (whole, options[6:], "gradients.npz"),
+        (bare, options[:4], "in.npz"),
+    ):
+        assert run_command("import", dumped, *CALL, *more, "--to", tmp_path / to).returncode == 0
+    of_all, gradients, inputs = (calls.read(tmp_path / f"{name}.npz") for name in ("all", "gradients", "in"))
+    for name in given:
+        found = getattr(of_all.case if name in ("features", "rois") else of_all, name)
+        assert found.tobytes() == given[name].tobytes(), name
+    assert gradients.case.features.tobytes() == FEATURES.tobytes()
+    assert gradients.features_gradient.tobytes() == given["features_gradient"].tobytes()
+    assert inputs.case.rois.tobytes() == given["rois"].tobytes()
+    assert inputs.output.tobytes() == np.load(whole).tobytes()
+    for wrong in (("--features", "f"), ("--output-gradient", "output_gradient")):
+        line = run_command("import", whole, *CALL, *wrong, "--to", tmp_path / "wrong.npz").stderr
+        assert f"a dump has no names: give a .npy file, not {wrong[1]}" in line
+
+
+def test_a_dump_that_is_not_there_is_named(run_command, tmp_path):
+    output = dump_by_mindspore(tmp_path / "whole")
+    missing = output.with_name(output.name.replace(".2.output", ".9.output"))
+    for file in (missing, tmp_path / "nowhere" / output.name):
+        assert f"No such file or directory: '{file}'" in run_command("import", file, *CALL, "--to", "calls").stderr
+
+
+def test_no_other_array_is_read_than_those_that_are_asked_for(run_command, dump, monkeypatch):
+    read = []
+    array = np.lib.format.read_array
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *given, **more: read.append(0) or array(*given, **more))
+    dump(more=np.array([{}], object), **{f"more{number}": FEATURES for number in range(5)})
+    assert run_command("import", "dump.npz", *NAMES, *CALL, "--to", "calls").returncode == 0
+    assert len(read) == 3
+
+
+def test_calls_go_to_a_url(run_command, dump, tmp_path):
+    pytest.importorskip("upath", reason="universal_pathlib is not installed")
+    url = f"memory://{tmp_path.name}/import"
+    result = run_command("import", dump(), *NAMES, *CALL, "--to", url)
+    assert (result.returncode, result.stdout) == (0, f"1 recorded call in {url}\n")
+    assert calls.read(remote.path(f"{url}/dump.npz")).case.features.tobytes() == FEATURES.tobytes()
+    (tmp_path / "rank1").mkdir()
+    result = run_command("import", dump("rank1/dump.npz"), *NAMES, *CALL, "--to", url)
+    assert f"rank1/dump.npz: {url}/dump.npz is there already: give another --to" in result.stderr
+
+
+def test_a_device_or_version_that_would_not_be_read_is_not_written(run_command, dump, tmp_path):
+    for option, text in (("--device", "a\nb"), ("--framework-version", "2\x1b")):
+        result = run_command("import", dump(), *NAMES, *CALL, option, text, "--to", "calls")
+        assert f"must be printable, got {text!r}" in result.stderr
+    assert not (tmp_path / "calls").exists()
+
+
 def test_what_an_operator_computed_twice_in_a_step_is_told_apart_by_the_times(run_command, tmp_path):
     folder, operator = tmp_path / "0", "ROIAlign.Default_ROIAlign-op0.0.0"
     folder.mkdir()
@@ -165,7 +236,7 @@ def test_what_an_operator_computed_twice_in_a_step_is_told_apart_by_the_times(ru
         (["dump.npz", *NAMES, *CALL[:3]], "the following arguments are required: --scale"),
         (["nowhere.npz", *NAMES, *CALL], "No such file or directory: 'nowhere.npz'"),
         (["text.npz", *NAMES, *CALL], "text.npz: ValueError: "),
-        (["object.npz", *NAMES, *CALL], "object.npz: ValueError: Object arrays cannot be loaded"),
+        (["object.npz", *NAMES, *CALL], "object.npz: o: ValueError: Object arrays cannot be loaded"),
         (["one.npy", *NAMES, *CALL], "one.npy: it is no output that MindSpore has dumped (ROIAlign.*.output.0.*.npy)"),
         (["array.npz", *NAMES, *CALL], "array.npz: it is one array; give .npy files by --features, --rois and"),
         (["dump.npz", *NAMES, *CALL, "--rois", "zip.npy"], "zip.npy: it holds several arrays: give it as FILE"),

@@ -107,6 +107,28 @@ def test_a_report_on_a_full_disk_is_no_difference(run_command, folder):
     assert "cannot run: --html: [Errno 28] No space left on device" in result.stderr
 
 
+def test_each_report_is_tried_and_all_that_fail_are_said(run_command, folder, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no device that is full")
+    page = tmp_path / "page.html"
+    result = run_command("replay", folder, "--json", "/dev/full", "--html", page)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "--json: [Errno 28] No space left on device" in line
+    assert page.stat().st_size
+
+
+def test_reports_have_long_names_and_leave_alone_what_is_named_like_a_part_of_them(run_command, folder, tmp_path):
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    name = "x" * 245 + ".json"
+    (reports / "facts.json.partial").write_text("a user's own")
+    for report in (name, "facts.json"):
+        assert run_command("replay", folder, "--json", reports / report).returncode == 0
+    assert (reports / "facts.json.partial").read_text() == "a user's own"
+    assert sorted(path.name for path in reports.iterdir()) == ["facts.json", "facts.json.partial", name]
+
+
 def test_a_report_that_cannot_be_finished_is_not_there_in_part(run_command, folder, tmp_path, monkeypatch):
     def full(self, target):
         assert self.stat().st_size

@@ -110,7 +110,7 @@ def record(
     >>> call.output.shape
     (1, 3, 2, 2)
     """
-    if not isinstance(directory, str | os.PathLike):
+    if not remote.is_path(directory):
         raise TypeError(f"record: directory must be a path, got {directory!r} ({type(directory).__name__})")
     if not isinstance(gradients, bool):
         raise TypeError(f"record: gradients must be True or False, got {gradients!r} ({type(gradients).__name__})")
@@ -155,9 +155,9 @@ def _recording(recording: Recording) -> Iterator[Recording]:
     if not recording.calls:
         seen = " and ".join(_OPERATORS[name] for name in modules)
         recording._warn(
-            f"nothing was recorded in {recording.directory}: in this process Python called no {seen} in the block."
-            " A model in MindSpore's graph mode, under mindspore.jit, or compiled by torch.compile makes no such calls,"
-            " and a framework that is imported in the block is seen only if none was imported before."
+            f"nothing was recorded in {remote.name(recording.directory)}: in this process Python called no {seen} in"
+            " the block. A model in MindSpore's graph mode, under mindspore.jit, or compiled by torch.compile makes no"
+            " such calls, and a framework that is imported in the block is seen only if none was imported before."
             + (f" {_OUT_OF_GRAPHS}" if "mindspore" in modules else "")
         )
 

@@ -69,8 +69,8 @@ class FeaturesElsewhere(NamedTuple):
     sha256: str  # of their bytes
 
 
-def write(path: Path, call: Call, features_in: FeaturesElsewhere | None = None) -> None:
-    """Write a call to a file, which is there in full or not at all, however the process ends.
+def write(path: Path, call: Call, features_in: FeaturesElsewhere | None = None) -> int:
+    """Write a call to a file, as :func:`remote.write` does, and return how many bytes it has.
 
     Raises:
         OSError: the file cannot be written.
@@ -96,7 +96,7 @@ def write(path: Path, call: Call, features_in: FeaturesElsewhere | None = None) 
         "features_gradient": call.features_gradient,
     }
     present = {name: array for name, array in arrays.items() if array is not None}
-    remote.write(path, lambda file: members.save(file, present))
+    return remote.write(path, lambda file: members.save(file, present))
 
 
 def add_gradients(path: Path, output_gradient: NDArray, features_gradient: NDArray) -> None:
@@ -109,6 +109,16 @@ def add_gradients(path: Path, output_gradient: NDArray, features_gradient: NDArr
     with members.opened(path, _MEMBERS) as own:
         arrays = {name: own.read(name) for name in own.declared} | gradients
     remote.write(path, lambda file: members.save(file, arrays))
+
+
+def check_printable(device: object, versions: Mapping[Any, Any]) -> None:
+    """Raise TypeError or ValueError unless a device, and versions of packages by name, are printable texts."""
+    texts = [("device", device), *(("versions", text) for item in versions.items() for text in item)]
+    for what, text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{what} must be text, got {text!r} ({type(text).__name__})")
+        if not text.isprintable():
+            raise ValueError(f"{what} must be printable, got {text!r}")
 
 
 def sha256(array: NDArray) -> str:
@@ -133,7 +143,7 @@ def read(path: Path) -> Call:
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for a file that is damaged
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise ValueError(f"{path}: not a recorded call: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{remote.name(path)}: not a recorded call: {type(error).__name__}: {error}") from error
 
 
 def name_of(path: Path) -> str:
@@ -203,8 +213,8 @@ def _call(
     if raises is None:
         _check_shapes(declared, arguments)
     device = str(facts.get("device", "CPU"))
-    if not all(map(str.isprintable, (device, *map(str, versions.values())))):
-        raise ValueError("its device or versions are not printable")
+    versions = {name: str(version) for name, version in versions.items()}
+    check_printable(device, versions)
     arrays = {name: (others if name == "features" else own).read(name) for name in declared}
     features = arrays["features"]
     if features_in is not None and sha256(features) != features_in.sha256:
@@ -225,7 +235,7 @@ def _call(
         output_gradient=arrays.get("output_gradient"),
         features_gradient=arrays.get("features_gradient"),
         error_message=str(error["message"]) if error is not None else "",
-        versions={str(name): str(version) for name, version in versions.items()},
+        versions=versions,
         device=device,
     )
 

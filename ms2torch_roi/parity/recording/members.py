@@ -91,11 +91,11 @@ def in_archive(archive: Path) -> list[Path]:
         with archive.open("rb") as opened, zipfile.ZipFile(opened) as file:
             names = [info.filename for info in file.infolist() if not info.is_dir()]
     except (ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{archive}: {error}") from error
+        raise ValueError(f"{remote.name(archive)}: {error}") from error
     paths = [archive / name for name in sorted(names)]
     for path in paths:
         if not path.is_relative_to(archive) or ".." in path.relative_to(archive).parts:
-            raise ValueError(f"{archive}: it holds {path}, which would be outside")
+            raise ValueError(f"{remote.name(archive)}: it holds {remote.name(path)}, which would be outside")
     return paths
 
 

@@ -53,9 +53,9 @@ def save_call(
 
     Raises:
         TypeError: arguments of neither operator or of both, or too few; no arrays, or of another dtype, or not all but
-            ``rois`` of the dtype of ``features``; one gradient without the other.
-        ValueError, RuntimeError: what the operator refuses, or an array of another shape than the call has. A few
-            shapes raise AssertionError, as torchvision does.
+            ``rois`` of the dtype of ``features``; one gradient without the other; a device or version that is no str.
+        ValueError, RuntimeError: what the operator refuses, or an array of another shape than the call has, or a device
+            or version that is not printable. A few shapes raise AssertionError, as torchvision does.
         OSError: the file cannot be written.
 
     >>> import tempfile, numpy as np
@@ -69,11 +69,11 @@ def save_call(
     ...     calls.read(path).output.shape
     (1, 3, 2, 2)
     """
-    if not isinstance(path, str | os.PathLike):
+    if not remote.is_path(path):
         raise TypeError(f"save_call: path must be a path, got {path!r} ({type(path).__name__})")
     path = remote.path(path)
     if path.suffix != calls.SUFFIX:
-        raise ValueError(f"save_call: the name of a recorded call ends in {calls.SUFFIX}, got {path}")
+        raise ValueError(f"save_call: the name of a recorded call ends in {calls.SUFFIX}, got {remote.name(path)}")
     if "rule" in arguments:
         raise TypeError("save_call: there is no argument rule; ms2torch-roi identify finds it")
     if "roi_end_mode" in arguments and device not in ("CPU", "GPU"):
@@ -83,7 +83,14 @@ def save_call(
         case = replace(case, rule="cpu")
     if (output_gradient is None) != (features_gradient is None):
         raise TypeError("save_call: give output_gradient and features_gradient, or neither of them")
-    call = calls.Call(case=case, output=None, versions=dict(versions or {}), device=device)
+    versions = {} if versions is None else versions
+    if not isinstance(versions, Mapping):
+        raise TypeError(f"save_call: versions must be those of packages by name, got {versions!r}")
+    try:
+        calls.check_printable(device, versions)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"save_call: {error}") from error
+    call = calls.Call(case=case, output=None, versions=dict(versions), device=device)
     unwritten = unwritten_rows(call)
     arrays: dict[str, Any] = {}
     for name, value, shape in (

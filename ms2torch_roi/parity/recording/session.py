@@ -98,11 +98,10 @@ class Recording:
                 self._bytes += size
                 path = self.directory / f"{self._start}-{os.getpid()}-{self._number:06}{calls.SUFFIX}"
         if reached:
-            self._warn(f"{reached[0]} is reached: later calls are not recorded in {self.directory}")
+            self._warn(f"{reached[0]} is reached: later calls are not recorded in {remote.name(self.directory)}")
             return None
         with writing(path):
-            calls.write(path, call, features_in)
-            written = path.stat().st_size
+            written = calls.write(path, call, features_in)
         with _lock:
             self._bytes += written + to_come - size
             self.paths.append(path)
@@ -118,9 +117,11 @@ class Recording:
 
     def _features_in(self, known: _Known | None) -> FeaturesElsewhere | None:
         """Return the file of an earlier call of the same features, as those that several heads pool."""
-        if known is None or known not in self._features or not (self.directory / self._features[known]).exists():
+        file = None if known is None else self._features.get(known)
+        if known is None or file is None:
             return None
-        return FeaturesElsewhere(self._features[known], known[0])
+        with writing(self.directory / file):
+            return FeaturesElsewhere(file, known[0]) if (self.directory / file).exists() else None
 
     def _warn(self, message: str) -> None:
         """Warn, if this recording has not said so before."""
@@ -139,7 +140,7 @@ def writing(path: Path) -> Iterator[None]:
             yield
     except OSError as error:
         message = f"a call could not be recorded: {error.strerror or error}; the calls before it are whole"
-        raise OSError(error.errno or errno.EIO, message, str(path)) from error
+        raise OSError(error.errno or errno.EIO, message, remote.name(path)) from error
 
 
 # What follows is shared by all threads, and by all recordings, which may overlap in any way.

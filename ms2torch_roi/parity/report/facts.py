@@ -83,7 +83,7 @@ def read(file: Path) -> Run:
             text = file.read_text(encoding="utf-8")
         return from_json(json.loads(text, parse_constant=_refuse))
     except (RecursionError, ValueError) as error:
-        raise ValueError(f"{file}: not a report of ms2torch-roi: {error}") from error
+        raise ValueError(f"{remote.name(file)}: not a report of ms2torch-roi: {error}") from error
 
 
 def from_json(facts: Any) -> Run:
