@@ -203,7 +203,7 @@ def test_paths_of_universal_pathlib_are_taken(url):
         ("smb://user:secret@host/share/calls", "smb://user@host/share/calls"),
         ("hdfs://user@host:9000/calls", "hdfs://user@host:9000/calls"),
         ("webhdfs://host:9870/calls", "webhdfs://host:9870/calls"),
-        ("http://user:secret@host/calls", "http://user@host/calls"),
+        ("http://user:sec@ret@host/calls", "http://user@host/calls"),
         ("memory://calls", "memory://calls"),
     ],
 )

@@ -21,7 +21,7 @@ from .. import how_to_install
 PARTIAL_SUFFIX = ".partial"
 
 _URL = re.compile(r"[a-zA-Z][\w+.:-]*://")
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/]*@")
 
 # Of this machine: fsspec has two names for it.
 _HERE = re.compile(r"(?:file|local):/", re.IGNORECASE)
