@@ -271,7 +271,7 @@ def test_nan_and_another_shape_are_differences():
 @pytest.mark.parametrize(
     ("package", "contender", "line"),
     [
-        ("mindspore", "MindSpore", "MindSpore is not installed. Install it with"),
+        ("mindspore", "MindSpore", "MindSpore is not installed. Install the extra"),
         ("onnxruntime", "ONNX Runtime", "onnxruntime is not installed"),
     ],
 )

@@ -58,13 +58,13 @@ def save_call(
             or version that is not printable. A few shapes raise AssertionError, as torchvision does.
         OSError: the file cannot be written.
 
-    >>> import tempfile, numpy as np
+    >>> import pathlib, tempfile, numpy as np
     >>> from ms2torch_roi import reference, save_call
     >>> from ms2torch_roi.parity.recording import calls
     >>> features, rois = np.ones((1, 3, 8, 8), "f4"), np.array([[0, 4, 4, 20, 28]], "f4")
     >>> output = reference.ms_roi_align(features, rois, 2, 2, 0.25)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = f"{folder}/000001.npz"
+    ...     path = pathlib.Path(folder, "000001.npz")
     ...     save_call(path, features, rois, output, pooled_height=2, pooled_width=2, spatial_scale=0.25)
     ...     calls.read(path).output.shape
     (1, 3, 2, 2)
