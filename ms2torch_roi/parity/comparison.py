@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,22 +150,20 @@ def compare(
         raise ValueError(f"compare: expected has the outputs {_names(wanted)}, and actual {_names(got)}")
     outputs, left_out = [], {}
     for name, output in wanted.outputs.items():
-        masks = {UNWRITTEN: wanted.meaningless(name) | got.meaningless(name)}
-        of_rois = boxes is not None and output.array.shape[: len(grid)] == grid
-        of_rois = of_rois or (boxes is not None and output.array.shape[:1] == (len(boxes),))
-        if boxes is not None and of_rois:
-            masks[UNWRITTEN] = masks[UNWRITTEN] | _of_rows(rules.near_0(np, boxes), output.array)
-            masks[OTHER_LEVEL] = _of_rows(np.isin(np.arange(len(boxes)), list(other_levels)), output.array)
+        shape = output.array.shape
+        of_rois = None if boxes is None or (shape[: len(grid)] != grid and shape[:1] != (len(boxes),)) else boxes
+        masks = {UNWRITTEN: wanted.meaningless(name, shape) | got.meaningless(name, shape)}
+        if of_rois is not None:
+            masks[UNWRITTEN] |= _of_rows(rules.near_0(np, of_rois), shape)
+            masks[OTHER_LEVEL] = _of_rows(np.isin(np.arange(len(of_rois)), list(other_levels)), shape)
         problem = wanted.unsteady.get(name) or got.unsteady.get(name) or ""
-        is_left_out = np.logical_or.reduce([np.broadcast_to(mask, output.array.shape) for mask in masks.values()])
-        outputs.append(
-            _judge(name, output, got.outputs[name], is_left_out, boxes if of_rois else None, tolerance, problem)
-        )
-        rows = len(boxes) if boxes is not None and of_rois else (*output.array.shape, 1)[0]
+        is_left_out = np.logical_or.reduce([*masks.values()])
+        outputs.append(_judge(name, output, got.outputs[name], is_left_out, of_rois, tolerance, problem))
+        rows = (*shape, 1)[0] if of_rois is None else len(of_rois)
         left_out[name] = {
-            why: tuple(np.flatnonzero(np.broadcast_to(mask, output.array.shape).reshape(rows, -1).any(1)).tolist())
+            why: tuple(np.flatnonzero(mask.reshape(rows, -1).any(1)).tolist())
             for why, mask in masks.items()
-            if output.array.size and mask.any()
+            if mask.any()
         }
     seen = boxes is not None or wanted.calls or got.calls or not (wanted.is_run or got.is_run)
     notes = () if seen or "mindspore" not in sys.modules else (UNSEEN,)
@@ -191,8 +190,10 @@ class _Run(NamedTuple):
     calls: int = 0
     is_run: bool = False
 
-    def meaningless(self, name: str) -> NDArray:
-        return self.masks.get(name, np.zeros((), bool))
+    def meaningless(self, name: str, shape: tuple[int, ...]) -> NDArray:
+        """Return a mask of an output of this shape; if it has another one here, it counts only as a whole."""
+        mask = self.masks.get(name, np.zeros(shape, bool))
+        return mask.copy() if mask.shape == shape else np.full(shape, bool(mask.size and mask.all()))
 
 
 def _run(name: str, model: Any, tolerance: Tolerance) -> _Run:
@@ -320,11 +321,9 @@ def _other_levels(levels: Any, boxes: NDArray | None) -> dict[int, str]:
     }
 
 
-def _of_rows(is_left_out: NDArray, array: NDArray) -> NDArray:
-    """Return a mask of an output that has a row for each roi."""
-    mask = np.zeros((len(is_left_out), array.size // max(len(is_left_out), 1)), bool)
-    mask[is_left_out] = True
-    return mask.reshape(array.shape)
+def _of_rows(is_left_out: NDArray, shape: tuple[int, ...]) -> NDArray:
+    """Return a mask of an output of this shape, which has a row for each roi."""
+    return np.repeat(is_left_out, math.prod(shape) // max(len(is_left_out), 1)).reshape(shape)
 
 
 def _differing(array: NDArray, again: _Output | None, tolerance: Tolerance) -> NDArray:
