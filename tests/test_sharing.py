@@ -123,20 +123,40 @@ def test_a_lost_case_of_a_check_is_named_and_is_not_run_here():
         assert verdicts.cause(verdict) == verdicts.LOST
 
 
-def test_cases_run_in_the_folder_of_whoever_shares_them_and_one_at_a_time(tmp_path, monkeypatch):
+class Placed(Quick):
+    """Cases that say in which folder they run."""
+
+    def verdicts(self, number):
+        return [Verdict(str(Path.cwd()), "to-torch", "random", number)]
+
+
+def test_cases_run_in_the_folder_of_whoever_shares_them(tmp_path, monkeypatch):
+    executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    elsewhere = executor.submit(os.getcwd).result()
     monkeypatch.chdir(tmp_path)
+    found = sharing.run(Placed(), NUMBERS, Workers(lambda: executor, at_once=1))
+    assert elsewhere != str(tmp_path)
+    assert {verdict.case for of_case in found for verdict in of_case} == {str(tmp_path)}
+
+
+def test_a_worker_is_back_in_its_own_folder_afterwards(tmp_path):
+    before = Path.cwd()
+    ((verdict,),) = sharing._verdicts_of_all(Placed(), [7], str(tmp_path))
+    assert (verdict.case, Path.cwd()) == (str(tmp_path), before)
+
+
+def test_cases_run_one_at_a_time_in_a_process():
     running = []
 
-    class Here(Quick):
+    class Alone(Quick):
         def verdicts(self, number):
             running.append(number)
             assert running == [number]
-            assert Path.cwd() == tmp_path
             found = super().verdicts(number)
             running.remove(number)
             return found
 
-    assert list(sharing.run(Here(), NUMBERS, Workers(start_threads, at_once=3))) == EXPECTED
+    assert list(sharing.run(Alone(), NUMBERS, Workers(start_threads, at_once=3))) == EXPECTED
 
 
 def test_an_interrupt_leaves_the_executor_without_work():
