@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
-from urllib.request import url2pathname
 
 from .. import how_to_install
 
@@ -47,6 +46,8 @@ def path(text: str | os.PathLike[str]) -> Path:
         local = _LOCAL.fullmatch(text)
         if local is None:
             raise ValueError(f"{text} is no file of this machine: its URL starts with file:/// or file://localhost/")
+        from urllib.request import url2pathname  # which takes as long to import as all else here
+
         return Path(url2pathname(local[1]))
     if not _URL.match(text):
         return Path(text)
