@@ -26,8 +26,8 @@ class Note:
 def graph_mode(source: Source) -> list[Note]:
     """Return where a source sets MindSpore's graph mode, or compiles for it."""
     text = (
-        "graph mode: ms2torch_roi.record sees nothing there, and ms2torch_roi.ROIAlign takes MindSpore's tensors in"
-        " PyNative mode only"
+        "graph mode: ms2torch_roi.record sees nothing there but with MS_JIT=0 in the environment, and"
+        " ms2torch_roi.ROIAlign takes MindSpore's tensors in PyNative mode only"
     )
     calls = [call for call in source.nodes(cst.Call) if _sets_graph_mode(source, call)]
     compiled = [name for name in source.names() if _is_jit(source, name)]
