@@ -55,6 +55,18 @@ def test_a_wrong_output_differs_and_is_explained(run_command, dump):
     assert "aligned=True" in result.stdout
 
 
+def test_noise_that_leaves_a_devices_rule_leaves_the_mistake_of_a_port_too(run_command, dump):
+    """aligned=True without the +1 is what a device computes, and what MindSpore's documentation suggests."""
+    inside = ROIS.clip(0, 50) + np.float32([0, 4, 4, 8, 8])
+    aligned = reference.tv_roi_align(FEATURES, inside, (3, 2), 0.25, 2, aligned=True)
+    noise = RNG.uniform(-1e-4, 1e-4, aligned.shape).astype(np.float32)
+    assert run_command("import", dump(r=inside, o=aligned + noise), *NAMES, *CALL, "--to", "calls").returncode == 0
+    explanation = " ".join(run_command("replay", "calls").stdout.split())
+    assert "MindSpore's values are those of Ascend" in explanation
+    assert "MindSpore's values are closest to roi_end_mode=1 computed with aligned=True" in explanation
+    assert "None of the known rules fits" not in explanation
+
+
 @pytest.mark.needs_mindspore
 def test_a_call_of_torchvision_has_its_own_arguments_and_gradients(run_command, dump, tmp_path):
     output = reference.tv_roi_align(FEATURES, ROIS, (3, 2), 0.25, 2, aligned=True)
