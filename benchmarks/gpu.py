@@ -417,12 +417,23 @@ def bits(threads: int = 8) -> bool:
     return forward.differing + gradient.differing + again.differing == 0
 
 
-# By kernel, the shapes to try it on (their numbers in SHAPES), and sizes of blocks: channels, bins or cells, warps.
-TRIED: dict[str, tuple[tuple[int, ...], Sequence[tuple[int, int, int]]]] = {
-    "pool": ((0, 1), ((1, 64, 1), (2, 64, 1), (2, 64, 2), (4, 64, 2), (4, 64, 4), (8, 64, 4), (2, 32, 1), (8, 16, 2))),
+# By kernel, the shapes to try it on (their numbers in SHAPES), and blocks: channels, bins or cells, warps, rounds.
+TRIED: dict[str, tuple[tuple[int, ...], Sequence[tuple[int, ...]]]] = {
+    "pool, few samples": (
+        (0, 1, 2),
+        (
+            (1, 64, 2, 16),
+            (1, 64, 2, 8),
+            (1, 64, 2, 32),
+            (1, 32, 1, 16),
+            (2, 64, 4, 8),
+            (2, 32, 1, 8),
+            (2, 64, 1),  # as "pool" was measured to be best
+        ),
+    ),
     "pool channels_last": (
         (0, 1),
-        ((32, 64, 8), (32, 64, 4), (64, 64, 8), (32, 32, 4), (64, 32, 8), (64, 16, 4), (128, 16, 4), (128, 8, 4)),
+        ((32, 64, 8), (32, 64, 4), (64, 64, 8), (32, 32, 4), (64, 16, 4), (128, 8, 4), (32, 32, 8, 8), (32, 16, 4, 8)),
     ),
     "pool channels_last, many bins": (
         (2,),
@@ -431,11 +442,11 @@ TRIED: dict[str, tuple[tuple[int, ...], Sequence[tuple[int, int, int]]]] = {
     "list terms": ((0,), ((1, 64, 2), (1, 128, 4), (1, 256, 8))),
     "transpose": ((0,), ((32, 64, 4), (64, 64, 4), (64, 64, 8), (32, 64, 8), (16, 64, 4))),
     "add terms": (
-        (0, 1),
+        (1, 2),
         (
+            (64, 16, 4),
             (64, 32, 4),
             (32, 32, 4),
-            (64, 16, 4),
             (64, 16, 2),
             (128, 16, 4),
             (64, 8, 2),
@@ -467,6 +478,11 @@ def tune() -> None:
                 with section(f"{name} {block}"):
                     print(f"- {name} {block}, {shape}, {dtype}: {milliseconds(call, 0.05):.3f}", flush=True)
             cuda.BLOCKS[name] = usual
+    for number, at_once in itertools.product((1, 2), (1, 2, 4, 8)):
+        cuda.TERMS_AT_ONCE = at_once
+        with section(f"{at_once} terms at once"):
+            call = calls(SHAPES[number], torch.float32).our_gradient
+            print(f"- {at_once} terms at once, {SHAPES[number]}: {milliseconds(call, 0.05):.3f}", flush=True)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ The interpreter is chosen when triton is imported, so the tests run in a process
 """
 
 import dataclasses
+import itertools
 import os
 import random
 import re
@@ -50,14 +51,14 @@ class Compiled:
         def compile_(*arguments, **constants):
             dtypes = [value.dtype if isinstance(value, torch.Tensor) else value for value in arguments]
             compiled = self.kernel.warmup(*dtypes, grid=tasks, **constants)
-            self.programs.append((self.kernel.fn.__name__, compiled.asm["ptx"]))
+            self.programs.append((self.kernel.fn.__name__, compiled))
 
         return compile_
 
 
 @pytest.fixture
 def programs(monkeypatch):
-    """Return the names and the PTX of the kernels that are launched from now on: they are compiled only."""
+    """Return the names of the kernels that are launched from now on, and what they are compiled to: they do not run."""
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -75,8 +76,9 @@ def programs(monkeypatch):
 
 @pytest.mark.skipif(DEVICE == "cuda" or INTERPRETED, reason="a GPU compiles them for itself")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_compiled_pool_and_gradient_fuse_and_approximate_nothing(programs, dtype):
+def test_compiled_pool_and_gradient_fuse_and_approximate_nothing(monkeypatch, programs, dtype):
     features, rois = torch.zeros(2, 32, 9, 9, dtype=dtype), torch.zeros(3, 5, dtype=dtype)
+    monkeypatch.setattr(cuda, "_ENOUGH_TASKS", 1)
     for layout, sample_num in ((torch.contiguous_format, 2), (torch.channels_last, 3), (torch.contiguous_format, 0)):
         arguments = rules.TORCHVISION[1], (7, 7), 0.25, sample_num
         output = cuda.pool(features.contiguous(memory_format=layout), rois, *arguments)
@@ -84,10 +86,32 @@ def test_compiled_pool_and_gradient_fuse_and_approximate_nothing(programs, dtype
             cuda.gradient(output, rois, arguments[0], features.shape, *arguments[2:])
     names = [name for name, _ in programs]
     assert names == ["_pool", "_pool", "_list_terms", "_transpose", "_add_terms", "_pool", "_add_tiles"]
-    for name, program in programs:
+    for name, compiled in programs:
+        program = compiled.asm["ptx"]
         # Nor takes it subnormal numbers for 0 (ftz).
         assert not re.findall(r".*(?:fma\.|div\.full|div\.approx|rcp\.|\.ftz).*", program), name
         assert ("div.rn.f32" in program) == (name != "_transpose")
+
+
+@pytest.mark.skipif(DEVICE == "cuda" or INTERPRETED, reason="a GPU compiles them for itself")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_compiled_kernels_keep_everything_in_registers(programs, tmp_path, dtype):
+    disassembler = pytest.importorskip("triton.knobs").nvidia.cuobjdump.path
+    features, rois = torch.zeros(2, 256, 50, 76, dtype=dtype), torch.zeros(1000, 5, dtype=dtype)
+    for sample_num, pooled, layout in itertools.product(
+        (0, 1, 2), (7, 14), (torch.contiguous_format, torch.channels_last)
+    ):
+        of_box = rules.MINDSPORE[1], (pooled, pooled), 1 / 16, sample_num
+        output = cuda.pool(features.contiguous(memory_format=layout), rois, *of_box)
+    for sample_num in (0, 2):
+        cuda.gradient(output, rois, rules.MINDSPORE[1], features.shape, 1 / 16, sample_num)
+    assert [name for name, _ in programs] == ["_pool"] * 12 + ["_add_tiles", "_list_terms", "_transpose", "_add_terms"]
+    for name, program in programs:
+        (tmp_path / "cubin").write_bytes(program.asm["cubin"])
+        command = [disassembler, "--dump-resource-usage", tmp_path / "cubin"]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        # What registers cannot hold is on the stack, a hundred times slower.
+        assert re.findall(r"STACK:(\d+)", usage) == ["0"], (name, usage)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -250,6 +274,27 @@ def test_pool_by_small_blocks(monkeypatch, channels):
         monkeypatch.setitem(cuda.BLOCKS, name, cuda.Block(16, 4, 1))
     call = Call(channels, channels, rows=slice(6))
     assert_same_bits(call.pool(), call.expected())
+
+
+@on_both
+@pytest.mark.parametrize("channels", [1, 21])
+@pytest.mark.parametrize("number", range(5))
+def test_pool_in_rounds_of_channels(monkeypatch, number, channels):
+    launches = []
+    kernel = cuda._pool
+
+    class Noted:
+        def __getitem__(self, tasks):
+            launches.append(tasks)
+            return kernel[tasks]
+
+    monkeypatch.setattr(cuda, "_pool", Noted())
+    monkeypatch.setattr(cuda, "_ENOUGH_TASKS", 1)
+    monkeypatch.setitem(cuda.BLOCKS, "pool, few samples", cuda.Block(2, 16, 1, 5))
+    call = Call(number, channels, rows=slice(number, number + 2), sample_num=1 + number % 2)
+    call.layout *= 2  # contiguous, or of other strides
+    assert_same_bits(call.pool(), call.expected())
+    assert launches == [(len(call.rois) * -(-channels // (min(2, channels) * 5)),)]
 
 
 @on_both

@@ -33,28 +33,42 @@ LARGEST_UNROLLED = 4
 # What the lists of a gradient's terms may take, in bytes: rows are done one part after another, if all would take more.
 MEMORY_FOR_TERMS = 2**28
 
-# Programs of a launch.
+# Programs of a launch, and how many keep any GPU busy.
 _MOST_TASKS = 2**31 - 1
+_ENOUGH_TASKS = 2**10
 
 
 class Block(NamedTuple):
-    """How much a program does: ``channels`` of so many ``others`` (bins or cells), on how many warps."""
+    """How much a program does.
+
+    Attributes:
+        channels: number of channels at a time.
+        others: number of bins, or cells, at a time.
+        warps: by which.
+        rounds: number of times that it does so, for other channels each time.
+    """
 
     channels: int
     others: int
     warps: int
+    rounds: int = 1
 
 
-# By kernel, as measured on an H100. Numbers are powers of 2, and made smaller where there are fewer channels or bins.
+# By kernel. Numbers are powers of 2, and made smaller where there are fewer channels or bins. They were measured on
+# an H100; those of "pool, few samples" and "add terms" were chosen by counting instructions (benchmarks/README.md).
 BLOCKS = {
     "pool": Block(2, 64, 1),
+    "pool, few samples": Block(1, 64, 2, 16),
     "pool channels_last": Block(32, 64, 8),
     "pool channels_last, many bins": Block(32, 16, 4),
     "list terms": Block(1, 128, 4),
     "transpose": Block(32, 64, 4),
-    "add terms": Block(64, 32, 4),
+    "add terms": Block(64, 16, 4),
     "add tiles": Block(64, 16, 1),
 }
+
+# Terms of a cell that "add terms" has under way at a time.
+TERMS_AT_ONCE = 4
 
 
 class _Rule(NamedTuple):
@@ -104,12 +118,16 @@ def pool(
         return output
     strides = features.stride()
     channels_last = strides[1] == 1 and channels > 1
-    many = channels_last and bins > 64
-    name = "pool channels_last, many bins" if many else "pool channels_last" if channels_last else "pool"
-    block = _fitting(BLOCKS[name], channels, bins)
     call = _call(rule, spatial_scale, sample_num, (height, width), features.dtype)
+    if channels_last:
+        name = "pool channels_last, many bins" if bins > 64 else "pool channels_last"
+    else:  # in rounds, where each sample is stays in registers, if they are few; and few programs leave a GPU idle
+        block = BLOCKS["pool, few samples"]
+        programs = len(rois) * _blocks(bins, block.others) * _blocks(channels, block.channels * block.rounds)
+        name = "pool, few samples" if 0 < call.unrolled <= 2 and programs >= _ENOUGH_TASKS else "pool"
+    block = _fitting(BLOCKS[name], channels, bins)
     extent = sum((length - 1) * stride for length, stride in zip(features.shape[1:], strides[1:], strict=True))
-    tasks_of_row = _blocks(bins, block.others) * _blocks(channels, block.channels)
+    tasks_of_row = _blocks(bins, block.others) * _blocks(channels, block.channels * block.rounds)
     for part, part_output in _parts(_MOST_TASKS // tasks_of_row, rois.contiguous(), output):
         with torch.cuda.device_of(features):  # type: ignore[no-untyped-call]
             _pool[(len(part) * tasks_of_row,)](
@@ -123,6 +141,7 @@ def pool(
                 width,
                 *pooled,
                 len(part),
+                block.rounds,
                 *call.numbers,
                 RULE=call.rule,
                 GRID=call.unrolled,
@@ -163,13 +182,15 @@ def gradient(
     rois = rois.contiguous()
     with torch.cuda.device_of(of_output):  # type: ignore[no-untyped-call]
         terms = math.prod(pooled) * 4 * sample_num**2
-        wide = math.prod(shape) // shape[1] >= 2**31 - 1
+        cells = math.prod(shape) // shape[1]
+        # Of fewer bits, keys are sorted in less time.
+        key_dtype = torch.int16 if cells < 2**15 else torch.int32 if cells < 2**31 - 1 else torch.int64
         # Keys and indices, both twice, and as much again to sort them; a weight.
-        bytes_of_row = terms * (2 * (2 * (8 if wide else 4) + 2 * 8) + of_output.itemsize)
+        bytes_of_row = terms * (2 * (2 * key_dtype.itemsize + 2 * 8) + of_output.itemsize)
         if call.unrolled and bytes_of_row <= MEMORY_FOR_TERMS:
             parts = _parts(MEMORY_FOR_TERMS // bytes_of_row, rois, of_output)
             for number, (part, of_part) in enumerate(parts):
-                _add_part(of_part, part, call, of_features, terms, torch.int64 if wide else torch.int32, number == 0)
+                _add_part(of_part, part, call, of_features, terms, key_dtype, number == 0)
         else:
             _add_by_tiles(of_output, rois, call, of_features)
     return of_features
@@ -317,6 +338,7 @@ def _add_part(
         GRID=call.unrolled,
         INVERSE=call.inverse,
         IS_FIRST=is_first,
+        AT_ONCE=TERMS_AT_ONCE,
         CHANNELS=block.channels,
         CELLS=block.others,
         num_warps=block.warps,
@@ -571,6 +593,7 @@ def _pool(
     pooled_height,
     pooled_width,
     rows,
+    rounds,
     scale,
     samples,
     count,
@@ -584,65 +607,68 @@ def _pool(
     CHANNELS_LAST: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Pool some channels and bins of a row."""
+    """Pool some bins of a row, in so many rounds of channels: what depends on no channel is computed once."""
     T: tl.constexpr = features.dtype.element_ty
     bins = pooled_height * pooled_width
     blocks = tl.cdiv(bins, BINS)
     # All rows of some channels at a time: these stay in the cache.
     task = tl.program_id(0)
     row = task // blocks % rows
-    c = task // blocks // rows * CHANNELS + tl.arange(0, CHANNELS)
     b = task % blocks * BINS + tl.arange(0, BINS)
-    if CHANNELS_LAST:
-        c, b = c[None, :], b[:, None]
-    else:
-        c, b = c[:, None], b[None, :]
+    b = b[:, None] if CHANNELS_LAST else b[None, :]
     p, q = b // pooled_width, b % pooled_width
     image, start_x, start_y, size_x, size_y = _boxes(rois, row, row < rows, images, scale, RULE)
     tl.device_assert(image > -2, "rois with an image index out of range")
     bin_x, bin_y = _bin_size(size_x, pooled_width), _bin_size(size_y, pooled_height)
     lower = _compared(tl.full((), RULE.first_coordinate, T))
     border_x, border_y = _number(border_x, lower.dtype), _number(border_y, lower.dtype)
-    is_read = (b < tl.where(image >= 0, bins, 0)) & (c < channels)
-    planes = features + tl.maximum(image, 0).to(tl.int64) * stride_image
-    planes += (c.to(tl.int64) if WIDE else c) * stride_channel
-    total = tl.zeros([BINS, CHANNELS] if CHANNELS_LAST else [CHANNELS, BINS], T)
-    if GRID > 0:
-        start_of_y, start_of_x = _start_of_bin(start_y, bin_y, p), _start_of_bin(start_x, bin_x, q)
-        is_any_outside = b < 0
-        divisor = _number(count, T)
-        for i in tl.static_range(GRID):
-            y = start_of_y + _unrolled_offset(bin_y, i, GRID)
-            inside_y = (_compared(y) >= lower) & (_compared(y) <= border_y)
-            for j in tl.static_range(GRID):
-                x = start_of_x + _unrolled_offset(bin_x, j, GRID)
-                inside_x = (_compared(x) >= lower) & (_compared(x) <= border_x)
-                total += _sample(planes, y, x, inside_y, inside_x, is_read, height, width, stride_y, stride_x, WIDE)
-                is_any_outside = is_any_outside | ((inside_y & inside_x) == 0)
-    else:
-        grid_x, grid_y = _grid(bin_x, samples, RULE), _grid(bin_y, samples, RULE)
-        divisor = _count(grid_x, grid_y, samples, count, RULE, T)
-        grid_x, grid_y = tl.where(image >= 0, tl.maximum(grid_x, 0), 0), tl.where(image >= 0, tl.maximum(grid_y, 0), 0)
-        first_y = _first(start_y, bin_y, p, grid_y, lower, border_y, False)
-        first_x = _first(start_x, bin_x, q, grid_x, lower, border_x, False)
-        visits_y = tl.maximum(_first(start_y, bin_y, p, grid_y, lower, border_y, True) - first_y, 0)
-        visits_x = tl.maximum(_first(start_x, bin_x, q, grid_x, lower, border_x, True) - first_x, 0)
-        is_any_outside = visits_y.to(tl.int64) * visits_x < grid_y.to(tl.int64) * grid_x
-        for i in range(tl.max(visits_y)):
-            y = _start_of_bin(start_y, bin_y, p) + _offset(bin_y, first_y + i, grid_y)
-            for j in range(tl.max(visits_x)):
-                x = _start_of_bin(start_x, bin_x, q) + _offset(bin_x, first_x + j, grid_x)
-                total += _sample(
-                    planes, y, x, i < visits_y, j < visits_x, is_read, height, width, stride_y, stride_x, WIDE
-                )
-    if RULE.outside_adds_0:
-        total += tl.load(planes, is_any_outside & is_read, other=0) * tl.full((), 0.0, T)
-    if INVERSE != 0:
-        total = total * tl.full((), INVERSE, T)
-    else:
-        total = tl.where(is_read, _divide(total, divisor), tl.full((), 0.0, T))
-    at = (c.to(tl.int64) if WIDE else c) * bins + b
-    tl.store(output + row.to(tl.int64) * channels * bins + at, total, (b < bins) & (c < channels))
+    of_image = features + tl.maximum(image, 0).to(tl.int64) * stride_image
+    first_channel = task // blocks // rows * (CHANNELS * rounds)
+    for number in range(rounds):
+        c = first_channel + number * CHANNELS + tl.arange(0, CHANNELS)
+        c = c[None, :] if CHANNELS_LAST else c[:, None]
+        is_read = (b < tl.where(image >= 0, bins, 0)) & (c < channels)
+        planes = of_image + (c.to(tl.int64) if WIDE else c) * stride_channel
+        total = tl.zeros([BINS, CHANNELS] if CHANNELS_LAST else [CHANNELS, BINS], T)
+        if GRID > 0:
+            start_of_y, start_of_x = _start_of_bin(start_y, bin_y, p), _start_of_bin(start_x, bin_x, q)
+            is_any_outside = b < 0
+            divisor = _number(count, T)
+            for i in tl.static_range(GRID):
+                y = start_of_y + _unrolled_offset(bin_y, i, GRID)
+                inside_y = (_compared(y) >= lower) & (_compared(y) <= border_y)
+                for j in tl.static_range(GRID):
+                    x = start_of_x + _unrolled_offset(bin_x, j, GRID)
+                    inside_x = (_compared(x) >= lower) & (_compared(x) <= border_x)
+                    total += _sample(planes, y, x, inside_y, inside_x, is_read, height, width, stride_y, stride_x, WIDE)
+                    is_any_outside = is_any_outside | ((inside_y & inside_x) == 0)
+        else:
+            grid_x, grid_y = _grid(bin_x, samples, RULE), _grid(bin_y, samples, RULE)
+            divisor = _count(grid_x, grid_y, samples, count, RULE, T)
+            grid_x, grid_y = (
+                tl.where(image >= 0, tl.maximum(grid_x, 0), 0),
+                tl.where(image >= 0, tl.maximum(grid_y, 0), 0),
+            )
+            first_y = _first(start_y, bin_y, p, grid_y, lower, border_y, False)
+            first_x = _first(start_x, bin_x, q, grid_x, lower, border_x, False)
+            visits_y = tl.maximum(_first(start_y, bin_y, p, grid_y, lower, border_y, True) - first_y, 0)
+            visits_x = tl.maximum(_first(start_x, bin_x, q, grid_x, lower, border_x, True) - first_x, 0)
+            is_any_outside = visits_y.to(tl.int64) * visits_x < grid_y.to(tl.int64) * grid_x
+            for i in range(tl.max(visits_y)):
+                y = _start_of_bin(start_y, bin_y, p) + _offset(bin_y, first_y + i, grid_y)
+                for j in range(tl.max(visits_x)):
+                    x = _start_of_bin(start_x, bin_x, q) + _offset(bin_x, first_x + j, grid_x)
+                    total += _sample(
+                        planes, y, x, i < visits_y, j < visits_x, is_read, height, width, stride_y, stride_x, WIDE
+                    )
+        if RULE.outside_adds_0:
+            total += tl.load(planes, is_any_outside & is_read, other=0) * tl.full((), 0.0, T)
+        if INVERSE != 0:
+            total = total * tl.full((), INVERSE, T)
+        else:
+            total = tl.where(is_read, _divide(total, divisor), tl.full((), 0.0, T))
+        at = (c.to(tl.int64) if WIDE else c) * bins + b
+        tl.store(output + row.to(tl.int64) * channels * bins + at, total, (b < bins) & (c < channels))
 
 
 @triton.jit
@@ -758,6 +784,7 @@ def _add_terms(
     GRID: tl.constexpr,
     INVERSE: tl.constexpr,
     IS_FIRST: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     CHANNELS: tl.constexpr,
     CELLS: tl.constexpr,
 ):
@@ -780,16 +807,18 @@ def _add_terms(
         is_there = is_there & (c < tl.where(most > 0, channels, 0))
         total = tl.load(of_features + at, is_there, other=0)
     divisor = _number(count, T)
-    for number in range(most):
-        is_term = number < end - first
-        term = tl.load(terms + first + number, is_term, other=0)
-        weight = tl.load(weights + term, is_term, other=0)
-        of_bin = tl.load(
-            of_bins + (term // (4 * GRID * GRID))[:, None] * channels + c,
-            is_term[:, None] & (c < channels),
-            other=0,
-        )
-        total += _term(of_bin, weight[:, None], divisor, INVERSE)
+    for first_number in range(0, most, AT_ONCE):
+        for offset in tl.static_range(AT_ONCE):
+            number = first_number + offset
+            is_term = number < end - first
+            term = tl.load(terms + first + number, is_term, other=0)
+            weight = tl.load(weights + term, is_term, other=0)
+            of_bin = tl.load(
+                of_bins + (term // (4 * GRID * GRID))[:, None] * channels + c,
+                is_term[:, None] & (c < channels),
+                other=0,
+            )
+            total += _term(of_bin, weight[:, None], divisor, INVERSE)
     tl.store(of_features + at, total, is_there)
 
 
