@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ms2torch_roi.parity import cases, operators
 from ms2torch_roi.parity.campaign import GOLDEN
-from ms2torch_roi.parity.cases import MindSporeCase
+from ms2torch_roi.parity.case import MindSporeCase
 from ms2torch_roi.parity.recording import calls
 
 NDArray = npt.NDArray[Any]

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from ms2torch_roi import engine, rules
 from ms2torch_roi.parity import identification
-from ms2torch_roi.parity.cases import MindSporeCase
+from ms2torch_roi.parity.case import MindSporeCase
 from ms2torch_roi.parity.identification import Hypothesis
 from ms2torch_roi.parity.rules import in_dtype
 from ms2torch_roi.parity.scripts import files, inputs

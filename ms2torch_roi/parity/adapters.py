@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .cases import Case, MindSporeCase, TorchvisionCase
+from .case import Case, MindSporeCase, TorchvisionCase
 from .recording.calls import ERRORS
 
 NDArray = npt.NDArray[Any]

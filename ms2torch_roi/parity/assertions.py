@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import adapters, diagnosis, given, operators, verdicts
-from .cases import Case, MindSporeCase
+from .case import Case, MindSporeCase
 from .verdicts import Tolerance, Verdict
 
 NDArray = npt.NDArray[Any]

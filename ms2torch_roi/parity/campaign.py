@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from . import adapters, cases, diagnosis, edges, identification, operators, remote, shrinking, verdicts
 from .adapters import Adapter
-from .cases import Case, MindSporeCase
+from .case import Case, MindSporeCase
 from .recording import calls, members
 from .verdicts import EXACT, Tolerance, Verdict
 

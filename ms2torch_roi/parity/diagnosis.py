@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import trials
-from .cases import Case, MindSporeCase
+from .case import Case, MindSporeCase
 from .rules import Candidate, Rule, candidates_of, joined, rules_by_name
 from .trials import Trial
 from .verdicts import GRADIENT_BOUND, distance, flushed, largest, same_bits

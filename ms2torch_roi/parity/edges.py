@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .cases import Case, MindSporeCase, TorchvisionCase
+from .case import Case, MindSporeCase, TorchvisionCase
 
 NDArray = npt.NDArray[Any]
 Boxes = Sequence[Sequence[float]]

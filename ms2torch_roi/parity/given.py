@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arrays, params, reference, rules
-from .cases import MindSporeCase, TorchvisionCase
+from .case import MindSporeCase, TorchvisionCase
 
 NDArray = npt.NDArray[Any]
 

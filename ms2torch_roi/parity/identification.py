@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from .. import engine, rules
 from ..rules import Rule, Samples
-from .cases import MindSporeCase
+from .case import MindSporeCase
 from .recording.calls import Call
 from .rules import in_dtype, joined
 from .verdicts import distance, flushed, largest, same_bits

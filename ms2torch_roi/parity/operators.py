@@ -19,7 +19,7 @@ import numpy.typing as npt
 import ms2torch_roi
 
 from . import round_trips
-from .cases import Case, MindSporeCase
+from .case import Case, MindSporeCase
 
 NDArray = npt.NDArray[Any]
 Operator = Callable[[Case], NDArray]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import encodings, rules
-from .cases import Case, MindSporeCase, TorchvisionCase
+from .case import Case, MindSporeCase, TorchvisionCase
 
 NDArray = npt.NDArray[Any]
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .. import params, rules, sampling
 from ..rules import DEVICES, TORCHVISION, Samples
-from .cases import Case, MindSporeCase
+from .case import Case, MindSporeCase
 
 NDArray = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .cases import Case, MindSporeCase
+from .case import Case, MindSporeCase
 
 NDArray = npt.NDArray[Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rules import Samples
-from .cases import Case
+from .case import Case
 from .rules import Candidate, Rule, pool, rules_by_name
 from .verdicts import distance, flushed, same_bits
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import remote
-from .cases import Case
+from .case import Case
 
 NDArray = npt.NDArray[Any]
 

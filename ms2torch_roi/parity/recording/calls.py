@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ... import __version__, params
 from .. import remote
-from ..cases import Case, MindSporeCase, TorchvisionCase
+from ..case import Case, MindSporeCase, TorchvisionCase
 from . import members
 from .members import Declared, Members
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import __version__, params
-from ..cases import Case, MindSporeCase
+from ..case import Case, MindSporeCase
 from . import calls
 from .calls import Call
 from .session import Recording, writing

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ... import params
 from ...mindspore.tensors import as_operator_sees
-from ..cases import MindSporeCase
+from ..case import MindSporeCase
 from .calls import Call
 from .capture import DTYPES, Gradients, UnrecordableError, record_call, refuse, versions, wants_gradients
 from .session import due

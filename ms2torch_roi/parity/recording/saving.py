@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import given, remote
-from ..cases import MindSporeCase
+from ..case import MindSporeCase
 from . import calls
 from .capture import cleared, unwritten_rows
 

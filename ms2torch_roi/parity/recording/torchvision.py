@@ -21,7 +21,7 @@ from torch.overrides import has_torch_function
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 from ... import params
-from ..cases import TorchvisionCase
+from ..case import TorchvisionCase
 from .calls import Call
 from .capture import DTYPES, Gradients, UnrecordableError, record_call, refuse, versions, wants_gradients
 from .session import Recording, due
