@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import torch
 import torchvision.ops
 
@@ -91,3 +92,9 @@ def of_nothing(x):
 
 
 NOT_A_FUNCTION = 3
+
+
+class Masked(OfMindSpore):
+    def forward(self, features, rois):
+        output = super().forward(features, rois).numpy()
+        return np.ma.masked_array(output, output > 0)

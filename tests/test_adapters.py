@@ -1,5 +1,6 @@
 """A user's own port, checked in a process that may die: every call of it has a verdict."""
 
+import sys
 import time
 
 import adapters_of_users
@@ -73,6 +74,7 @@ def test_mindspores_own_operator_is_one():
         ("Raises", "KeyError: 'features'"),
         ("OfAnotherShape", "got float16 (11, 15, 5, 3)"),
         ("OfText", "returned str, not an array of numbers"),
+        ("Masked", "returned a masked array, of which some values may mean nothing"),
     ],
 )
 def test_whatever_an_adapter_does_is_a_failed_case(name, problem):
@@ -109,6 +111,39 @@ def test_a_mistake_is_seen_as_values_that_differ():
 def test_what_is_no_adapter_is_refused(name, message):
     with pytest.raises(AdapterError, match=message.replace(".", r"\.")):
         _ = Adapter(name).kind
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys; sys.exit(0)", "at_import:port cannot be imported: SystemExit: 0"),
+        ("import os; os._exit(0)", "the process of at_import:port ended while it was imported"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL while it was imported"),
+        ("import time; time.sleep(1000)", "at_import:port took more than 5 s to be imported and was stopped"),
+    ],
+)
+def test_whatever_an_adapter_does_when_it_is_imported_is_an_error(tmp_path, monkeypatch, code, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(adapters, "_IMPORT_SECONDS", 5.0 if "sleep" in code else 120.0)
+    (tmp_path / "at_import.py").write_text(f"{code}\ndef port(input, boxes, output_size): ...\n")
+    one = Adapter("at_import:port", timeout=1)
+    with pytest.raises(AdapterError, match=message):
+        _ = one.kind
+
+
+def test_what_an_adapter_does_to_the_process_that_imports_it_is_not_done_here(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    lines = (
+        "import atexit, os",
+        "atexit.register(os._exit, 0)",
+        "print('imported')",
+        "from adapters_of_users import *",
+    )
+    (tmp_path / "noisy.py").write_text("\n".join(lines))
+    one = Adapter("noisy:naive")
+    assert one.kind is type(CASE)
+    assert "noisy" not in sys.modules
+    assert capfd.readouterr().out == ""
 
 
 def test_an_error_where_one_must_be_passes_whatever_its_type():

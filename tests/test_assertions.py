@@ -109,6 +109,14 @@ def test_rows_that_are_not_defined_may_hold_anything():
     assert_parity(FEATURES, rois, actual=actual, **TORCHVISION)
 
 
+@pytest.mark.parametrize("given", ["actual", "expected", "nothing"])
+def test_what_compares_no_row_is_refused(given):
+    rois, output = np.zeros_like(ROIS), np.full_like(EXPECTED, 77)
+    message = f"assert_parity: nothing can be compared: all {len(rois)} rows never written by MindSpore"
+    with pytest.raises(ValueError, match=message):
+        assert_parity(FEATURES, rois, **({} if given == "nothing" else {given: output}), **MINDSPORE)
+
+
 def test_one_last_bit_is_a_difference_unless_a_tolerance_allows_it():
     actual = EXPECTED.copy()
     actual[0, 0, 0, 0] = np.nextafter(actual[0, 0, 0, 0], np.float32(np.inf))

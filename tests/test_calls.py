@@ -122,6 +122,14 @@ FOREIGN = {
     "a newer format": (_facts(format=3), f"its format is 3; ms2torch_roi {ms2torch_roi.__version__} reads 1 and 2"),
     "another operator": (_facts(operator="numpy.add"), "its operator is 'numpy.add', not one of mindspore"),
     "no arguments": (_facts(arguments=None), "its versions or arguments are missing"),
+    "one gradient": (
+        lambda contents: contents.__setitem__("features_gradient", contents["features"]),
+        "of the gradients, there is only features_gradient: it must have both, or neither",
+    ),
+    "the other gradient": (
+        lambda contents: contents.__setitem__("output_gradient", contents["output"]),
+        "of the gradients, there is only output_gradient: it must have both, or neither",
+    ),
     "an argument too many": (_facts(arguments={"pooled_height": 1, "kernel": 3}), "unexpected keyword argument"),
     "a bad argument": (
         _facts(arguments={"pooled_height": 0, "pooled_width": 1, "spatial_scale": 1.0, "sample_num": 2,

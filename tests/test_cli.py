@@ -198,10 +198,10 @@ def test_check_that_cannot_run_says_why_in_one_line(package, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["check", "--cases", "many"], "argument --cases: 'many' is not a whole number of 0 or more"),
-        (["check", "--cases", "-1"], "argument --cases: '-1' is not a whole number of 0 or more"),
-        (["check", "--workloads", "-1"], "argument --workloads: '-1' is not a whole number of 0 or more"),
-        (["check", "--seed", "1.5"], "argument --seed: '1.5' is not a whole number of 0 or more"),
+        (["check", "--cases", "many"], "argument --cases: 'many' is not a whole number from 0 to 10**18"),
+        (["check", "--cases", "-1"], "argument --cases: '-1' is not a whole number from 0 to 10**18"),
+        (["check", "--workloads", "-1"], "argument --workloads: '-1' is not a whole number from 0 to 10**18"),
+        (["check", "--seed", "1.5"], "argument --seed: '1.5' is not a whole number from 0 to 10**18"),
         (["check", "--json", "-"], "argument --json: '-' is no file: what is printed is for people"),
         (["check", "--html", "-"], "argument --html: '-' is no file: what is printed is for people"),
         (["check", "--colour"], "unrecognized arguments: --colour"),

@@ -306,7 +306,8 @@ def test_rois_of_every_form(rois):
 
 @pytest.mark.parametrize("rois", [np.zeros((0, 5)), []])
 def test_no_rois(rois):
-    assert compare(np.ones((0, 2)), np.ones((0, 2)), rois=rois).passed
+    one = np.ones(1)
+    assert compare([np.ones((0, 2)), one], [np.ones((0, 2)), one], rois=rois).passed
     assert not compare(np.ones((1, 2)), np.zeros((1, 2)), rois=rois).passed
 
 
@@ -322,5 +323,29 @@ def test_a_row_for_each_roi_is_told_by_the_first_axes_that_rois_have():
     assert compare(np.zeros((12, 5)), np.ones((12, 5)), rois=rois.reshape(2, 6, 4)).not_compared == ("output",)
 
 
-def test_nothing_on_either_side_is_the_same():
+def test_nothing_on_either_side_is_no_difference():
     assert compare({"a": None, "b": 1.0}, {"a": None, "b": 1.0}).passed
+
+
+@pytest.mark.parametrize("nothing", [[], {}, None, [[], {}], np.zeros((0, 3), np.float32)], ids=repr)
+def test_where_there_is_nothing_to_compare_it_does_not_pass(nothing):
+    for one in (nothing, lambda: nothing):
+        comparison = compare(one, one)
+        assert not comparison.passed
+        assert comparison.parts_at is None
+        assert str(comparison).startswith("NOTHING COMPARED")
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_loss_is_compared_where_there_is_padding(ms, shift):
+    op = ms.ops.ROIAlign(2, 2, 0.5, 2, 1)
+    features = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    rois = np.array([[0, 0, 0, 0, 0], [0, 2, 1, 9, 8]], np.float32)
+
+    def loss(rows):
+        return lambda: {"loss": op(ms.Tensor(features), ms.Tensor(rois))[rows].sum(), "number": ms.Tensor(2)}
+
+    defined = compare(loss(slice(1, None)), lambda: {"loss": loss(slice(1, None))()["loss"] + shift, "number": 2})
+    assert defined.passed == (shift == 0), defined
+    assert defined.parts_at == (None if shift == 0 else "loss")
+    assert compare(loss(slice(None)), loss(slice(None))).not_compared == ("loss",)

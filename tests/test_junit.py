@@ -136,6 +136,14 @@ def test_every_suite_has_the_versions_and_what_was_not_compared():
     ]
 
 
+def test_a_case_of_which_all_was_left_out_is_skipped():
+    left_out = dataclasses.replace(PASSED, values=0, left_out={"never written by MindSpore": 3})
+    (suite,) = parsed(PASSED, left_out)
+    assert [suite.get(name) for name in ("tests", "failures", "skipped")] == ["2", "0", "1"]
+    (skipped,) = suite.iter("skipped")
+    assert skipped.get("message") == "Not compared: 3 rows never written by MindSpore."
+
+
 def test_times_and_the_origin_are_those_of_the_run():
     here = report.Origin("ms2torch-roi check", "2026-11-26T18:07:21+00:00", "Python 3.11 on Linux")
     later = report.Origin("ms2torch-roi check", "2026-11-26T19:00:00+00:00", "Python 3.11 on Linux")

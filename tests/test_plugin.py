@@ -183,6 +183,15 @@ def test_each_recorded_call_is_a_test(tmp_path, recorded):
     assert not re.search(r"^\S+\.py:\d+", result.stdout, re.MULTILINE)
 
 
+def test_a_call_of_which_nothing_can_be_compared_is_skipped(tmp_path, recorded):
+    for file in recorded.iterdir():
+        file.unlink()
+    record(recorded / "padding.npz", dataclasses.replace(TO_TORCH, rois=np.zeros_like(TO_TORCH.rois)))
+    result = run_pytest(tmp_path, "--ms2torch-roi-calls", "recorded")
+    assert outcomes(result) == {"skipped": 1}, result.stdout
+    assert "nothing could be compared: 3 rows never written by MindSpore" in result.stdout
+
+
 def test_recorded_calls_stand_beside_other_tests_and_are_selected_like_them(tmp_path, recorded):
     (tmp_path / "test_own.py").write_text("def test_own(): pass\ndef test_of_call(): pass\n")
     (recorded / "notes.txt").touch()

@@ -68,7 +68,7 @@ def places(value, at=()):
 
 PLACES = [*places(REPORT)]
 # What a report has for those who read it, and is not read back.
-DERIVED = {"verdict", "headline", "conclusion", "total", "categories", "passed", "groups", "cause"}
+DERIVED = {"verdict", "headline", "conclusion", "total", "categories", "passed", "skipped", "groups", "cause"}
 READ = [place for place in PLACES if not DERIVED & set(place)]
 MISSING = object()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 STATUSES_OF_SCRIPTS = "Exit status: 0, or 2 if the script could not be written."
 
 Number = TypeVar("Number", int, float)
+
+# What nobody counts to: sums of such numbers are lengths still.
+_MOST = 10**18
+
+# Eleven days: the longest wait that every system knows.
+_MOST_SECONDS = 10**6
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +96,7 @@ def add_adapter(parser: argparse.ArgumentParser) -> None:
         help="what the adapter takes and returns (default: torch, or mindspore if it is a cell)",
     )
     parser.add_argument(
-        "--timeout", type=tolerance, default=60.0, metavar="S", help="seconds for a call of it (default: 60)"
+        "--timeout", type=_seconds, default=60.0, metavar="S", help="seconds for a call of it (default: 60)"
     )
 
 
@@ -98,10 +104,12 @@ def adapter_of(options: argparse.Namespace) -> adapters.Adapter | None:
     """Return the adapter that ``add_adapter`` has asked for, which can be imported.
 
     Raises:
-        CouldNotRunError: it cannot.
+        CouldNotRunError: it cannot, or another option asks for what it does not do.
     """
     if options.adapter is None:
         return None
+    if options.device != "cpu":
+        raise CouldNotRunError("--device is where our port runs: an adapter chooses its own, and does not go with it")
     from ..parity.adapters import Adapter, AdapterError
 
     adapter = Adapter(options.adapter, options.arrays, options.timeout)
@@ -152,16 +160,20 @@ def path(text: str) -> Path:
 
 def count(text: str) -> int:
     """Return a number of things, for ``type=``."""
-    return _number(int, text, 0, "a whole number of 0 or more")
+    return _number(int, text, 0, _MOST, "a whole number from 0 to 10**18")
 
 
 def _positive(text: str) -> int:
-    return _number(int, text, 1, "a whole number of 1 or more")
+    return _number(int, text, 1, _MOST, "a whole number from 1 to 10**18")
+
+
+def _seconds(text: str) -> float:
+    return _number(float, text, 0.001, _MOST_SECONDS, f"a number of seconds from 0.001 to {_MOST_SECONDS:,}")
 
 
 def tolerance(text: str) -> float:
     """Return a number that values may differ by, for ``type=``."""
-    return _number(float, text, 0, "a number of 0 or more")
+    return _number(float, text, 0, sys.float_info.max, "a number of 0 or more")
 
 
 def scale(text: str) -> float:
@@ -173,12 +185,12 @@ def scale(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 0.0625 or 1/16") from None
 
 
-def _number(kind: Callable[[str], Number], text: str, least: int, wanted: str) -> Number:
+def _number(kind: Callable[[str], Number], text: str, least: float, most: float, wanted: str) -> Number:
     try:
         number = kind(text)
     except ValueError:
         number = kind("-1")
-    if not least <= number < math.inf:
+    if not least <= number <= most:
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
     return number
 
@@ -208,8 +220,11 @@ def write_script(options: argparse.Namespace, name: str) -> int:
     """Write a script of :mod:`ms2torch_roi.parity.scripts` to where it is wanted, and return the exit status."""
     from ..parity import scripts
 
+    source = scripts.source(name)
     try:
-        options.out.write_text(scripts.source(name), encoding="utf-8")
+        if options.out.is_file() and options.out.read_bytes().split(b"\n")[0] != source.encode().split(b"\n")[0]:
+            raise CouldNotRunError(f"--out: {options.out} is there already, and is no {name} of ms2torch-roi")
+        options.out.write_text(source, encoding="utf-8")
     except OSError as error:
         raise CouldNotRunError(f"--out: {error}") from error
     return PASSED

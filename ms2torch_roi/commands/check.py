@@ -83,6 +83,11 @@ def run(options: argparse.Namespace) -> int:
     if options.device != "cpu":
         directions = ["to-torch"]
     elif adapter is not None:
+        if options.direction not in (None, adapter.kind.direction):
+            raise CouldNotRunError(
+                f"--direction {options.direction}: the adapter takes {adapter.kind.original}'s calls, which go"
+                f" {adapter.kind.direction}"
+            )
         directions = [adapter.kind.direction]
     elif not with_both:
         directions = ["to-torch" if with_torch else "to-mindspore"]

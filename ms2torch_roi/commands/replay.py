@@ -62,6 +62,10 @@ def run(options: argparse.Namespace) -> int:
         files, others = campaign.recorded_files(paths)
     except (OSError, ValueError) as error:
         raise CouldNotRunError(str(error)) from error
+    for name in ("backward_roi_end_mode", "backward_rule"):
+        if options.adapter is not None and getattr(options, name) is not None:
+            option = "--" + name.replace("_", "-")
+            raise CouldNotRunError(f"{option} is of gradients, which are not asked of an adapter: leave one out")
     reporting.prepare_reports(options, (*files, *paths))
     replay = campaign.Replay(
         files,

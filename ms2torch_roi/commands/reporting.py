@@ -28,8 +28,8 @@ PROGRESS_SECONDS = 10
 
 _REPORTS = ("json", "junit", "html", "summary")
 
-# Names of files that end so are those of recorded calls, which no report replaces.
-_OF_CALLS = (".npz", ".zip")
+# What files are whose names end so, which no report replaces.
+_NO_REPORTS = {".npz": "calls", ".zip": "calls", ".py": "sources", ".ipynb": "sources"}
 
 
 def run_cases(cases: campaign.Campaign, run: report.Run, options: argparse.Namespace, console: Console) -> None:
@@ -94,7 +94,7 @@ def prepare_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) ->
     Those of an earlier run are removed: however this run ends, none of them is taken for its own.
     """
     files: dict[str, Path] = {name: file for name in _REPORTS if (file := getattr(options, name)) is not None}
-    taken: dict[Hashable, str] = dict.fromkeys(filter(None, map(_identity, inputs)), "is read")
+    taken = what_is_read(inputs)
     made = []
     try:
         for name, file in files.items():
@@ -103,7 +103,7 @@ def prepare_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) ->
                 file.open("a").close()
                 if not there:
                     made.append(file)
-            _take(name, file, taken)
+            take(name, file, taken)
             if remote.is_remote(file) and not _seems_there(file):
                 remote.write(file, lambda _: None)
                 made.append(file)
@@ -117,17 +117,23 @@ def prepare_reports(options: argparse.Namespace, inputs: Sequence[Path] = ()) ->
                 _remove(file)
 
 
-def _take(name: str, report: Path, taken: dict[Hashable, str]) -> None:
+def what_is_read(inputs: Sequence[Path]) -> dict[Hashable, str]:
+    """Return what :func:`take` must not take."""
+    return dict.fromkeys(filter(None, map(_identity, inputs)), "is read")
+
+
+def take(name: str, report: Path, taken: dict[Hashable, str]) -> None:
     """Take a file for a report.
 
     Raises:
-        CouldNotRunError: it is taken, or may be a recorded call.
+        CouldNotRunError: it is taken, or may be a recorded call or a source.
     """
     identity, suffix = _identity(report), _target(report).suffix
     if identity in taken:
         raise CouldNotRunError(f"--{name}: {remote.name(report)} {taken[identity]}")
-    if suffix in _OF_CALLS:
-        raise CouldNotRunError(f"--{name}: {remote.name(report)} is no place for a report: {suffix} is of calls")
+    if suffix in _NO_REPORTS:
+        of = _NO_REPORTS[suffix]
+        raise CouldNotRunError(f"--{name}: {remote.name(report)} is no place for a report: {suffix} is of {of}")
     taken[identity] = f"is what --{name} writes"
 
 
@@ -218,6 +224,6 @@ def finish(run: report.Run, options: argparse.Namespace, console: Console) -> in
                 problems.append(f"--{name}: {error}")
     if problems:
         raise CouldNotRunError("; ".join(problems))
-    if not run.total.failed:
-        return PASSED
-    return COULD_NOT_RUN if run.verdict == "nothing compared" else FAILED
+    if run.verdict == "nothing compared":  # which is nothing wrong in a shard, if others compare something
+        return PASSED if run.shard and not run.total.failed else COULD_NOT_RUN
+    return FAILED if run.total.failed else PASSED

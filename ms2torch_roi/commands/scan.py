@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import how_to_install
-from . import CouldNotRunError
+from . import CouldNotRunError, reporting
 
 if TYPE_CHECKING:
     from ..migrate.files import File
@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command, and return its exit status."""
+    if options.json not in (None, "-"):
+        reporting.take("json", Path(options.json), reporting.what_is_read(options.paths))
     files, unreadable = read_project(options.paths)
     from ..migrate import report
 

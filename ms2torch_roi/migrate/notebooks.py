@@ -21,6 +21,9 @@ _MAGICS_OF_PYTHON = ("%%capture", "%%prun", "%%time", "%%timeit")
 _IPYTHON = re.compile(r"(?P<indent>\s*)(?:!|\?|%%?\w|[\w.]+\?{1,2}\s*$)")
 _ASSIGNED = re.compile(r"(?P<target>\s*[\w., ]+=\s*)(?:!|%\w)")
 
+# Lines whose rest is Python: %time y = f(x), and y = %time f(x); but not with options.
+_TIMED = re.compile(r"(?P<before>\s*(?:[\w., ]+=\s*)?)(?P<magic>%time(?:it)?[ \t]+)(?P<rest>[^\s-].*)", re.DOTALL)
+
 
 @dataclass(frozen=True)
 class Literal:
@@ -138,6 +141,10 @@ def _as_python(text: str) -> str | None:
         return text
     lines, is_continued = [], False
     for line in split_lines(text):
+        timed = None if is_continued else _without_time(line)
+        if timed is not None:
+            lines.append(timed)
+            continue
         found, assigned = _IPYTHON.match(line), _ASSIGNED.match(line)
         end = line[len(line.rstrip("\r\n")) :]
         if is_continued or found:
@@ -147,6 +154,17 @@ def _as_python(text: str) -> str | None:
         else:
             lines.append(line if assigned is None else f"{assigned['target']}None{end}")
     return "".join(lines)
+
+
+def _without_time(line: str) -> str | None:
+    """Return a line that is timed as Python of the same length; None if it is none."""
+    found = _TIMED.fullmatch(line)
+    if found is None:
+        return None
+    before, magic, rest = found.groups()
+    # A statement stays one, at its place.
+    line = before + ("" if before.strip() else "if 1:").ljust(len(magic)) + rest
+    return line if _is_python(line.strip()) else None
 
 
 def _is_python(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -33,6 +34,24 @@ _PROVIDERS = (
 def split_lines(text: str) -> list[str]:
     """Split a text into lines, with their ends, where Python does: not at a form feed, as str.splitlines does."""
     return [line for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", text) if line]
+
+
+def _lost_columns(lines: Sequence[str], module: cst.Module) -> dict[int, int]:
+    """Return how many form feeds LibCST has lost at the start of lines, by their numbers, from 1.
+
+    Raises:
+        SyntaxError: it has lost something else.
+    """
+    lost: dict[int, int] = {}
+    if all(line[:1] != "\f" for line in lines):
+        return lost
+    for number, pair in enumerate(itertools.zip_longest(lines, split_lines(module.code), fillvalue=""), 1):
+        line, kept = (text.rstrip("\r\n") for text in pair)
+        if line != kept:
+            lost[number] = len(line) - len(kept)
+            if line != "\f" * lost[number] + kept:
+                raise SyntaxError("LibCST reads something else", (None, number, 1, line))
+    return lost
 
 
 def _depth(tree: ast.AST) -> int:
@@ -72,6 +91,7 @@ class Source:
             raise SyntaxError(error.message, (None, error.raw_line, error.raw_column, None)) from error
         self._wrapper = metadata.MetadataWrapper(module)
         self.module = self._wrapper.module
+        self._lost = _lost_columns(self._lines, module)
         self._wrapper.resolve_many(_PROVIDERS)  # in one pass
         self._parents = self._wrapper.resolve(metadata.ParentNodeProvider)
         self._positions = self._wrapper.resolve(metadata.PositionProvider)
@@ -109,13 +129,14 @@ class Source:
 
     def start(self, node: cst.CSTNode) -> tuple[int, int]:
         """Return the line, from 1, and the column, from 0, that a node begins at."""
-        position = self._positions[node].start
-        return position.line, position.column
+        return self._place(self._positions[node].start)
 
     def end(self, node: cst.CSTNode) -> tuple[int, int]:
         """Return the line and the column that a node ends before."""
-        position = self._positions[node].end
-        return position.line, position.column
+        return self._place(self._positions[node].end)
+
+    def _place(self, position: metadata.CodePosition) -> tuple[int, int]:
+        return position.line, position.column + self._lost.get(position.line, 0)
 
     def end_of_line(self, node: cst.CSTNode) -> tuple[int, int]:
         """Return where the line ends that a node ends in."""

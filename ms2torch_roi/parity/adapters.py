@@ -23,6 +23,9 @@ from .recording.calls import ERRORS
 NDArray = npt.NDArray[Any]
 Arrays = Literal["torch", "mindspore", "numpy"]
 
+# Seconds that importing an adapter may take, and what it imports: frameworks take some on a busy machine.
+_IMPORT_SECONDS = 120.0
+
 # How other libraries call what torchvision calls so; detectron2 calls nothing otherwise.
 _OF_MMCV = {"output_size": "out_size", "sampling_ratio": "sample_num"}
 
@@ -63,7 +66,7 @@ class Adapter:
             found: Any = importlib.import_module(module)
             for attribute in attributes.split("."):
                 found = getattr(found, attribute)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise AdapterError(f"{self.name} cannot be imported: {type(error).__name__}: {error}") from error
         if not callable(found):
             raise AdapterError(f"{self.name} is a {type(found).__name__}, which cannot be called")
@@ -71,12 +74,12 @@ class Adapter:
 
     @property
     def kind(self) -> type[Case]:
-        """The calls that it takes: of MindSpore's operator or of torchvision's.
+        """The calls that it takes: of MindSpore's operator or of torchvision's. It is imported in its own process.
 
         Raises:
-            AdapterError: neither, by the names of its parameters.
+            AdapterError: neither, by the names of its parameters, or it cannot be imported.
         """
-        return _kind(self.name, self.load())
+        return _sandbox(self).kind
 
     def call(self, case: Case) -> NDArray:
         """Run a case on it, in this process."""
@@ -153,6 +156,8 @@ def _to_numpy(name: str, output: Any) -> NDArray:
     for method in ("detach", "cpu"):
         if hasattr(output, method):
             output = getattr(output, method)()
+    if isinstance(output, np.ma.MaskedArray):
+        raise AdapterError(f"{name} returned a masked array, of which some values may mean nothing")
     array = output.asnumpy() if hasattr(output, "asnumpy") else np.asarray(output)
     if array.dtype.kind != "f":
         raise AdapterError(f"{name} returned {type(output).__name__}, not an array of numbers")
@@ -166,24 +171,29 @@ class Sandbox:
     adapter: Adapter
     _process: BaseProcess | None = None
     _connection: Connection | None = field(default=None, repr=False)
+    _kind: type[Case] | None = None
+
+    @property
+    def kind(self) -> type[Case]:
+        """The calls that the adapter takes.
+
+        Raises:
+            AdapterError: it cannot be imported, or takes neither kind.
+        """
+        if self._kind is None:
+            self._started()
+        assert self._kind is not None
+        return self._kind
 
     def outcome(self, case: Case) -> NDArray | Exception:
         """Run a case, and return the result, or the error that it, or the process, ended in."""
         connection = self._started()
         try:
             connection.send(case)
-            if not connection.poll(self.adapter.timeout):
-                self.close()
-                return AdapterError(f"{self.adapter.name} took more than {self.adapter.timeout:g} s and was stopped")
-            found: NDArray | Exception = connection.recv()
-        except (EOFError, OSError):
-            assert self._process is not None
-            self._process.join(5)
-            status = self._process.exitcode
-            self.close()
-            how = "ended" if status is None or status >= 0 else f"was killed by {signal.Signals(-status).name}"
-            return AdapterError(f"the process of {self.adapter.name} {how}")
-        return found
+            found: NDArray | Exception = self._answer(connection, self.adapter.timeout)
+            return found
+        except OSError:  # it has died since its last answer
+            return self._ended()
 
     def close(self) -> None:
         """End the process."""
@@ -205,27 +215,44 @@ class Sandbox:
             self._process = context.Process(target=_serve, args=(self.adapter, theirs), daemon=True)
             self._process.start()
             theirs.close()
-            try:
-                problem = self._connection.recv()
-            except EOFError:
-                problem = AdapterError(f"{self.adapter.name} ends the process that imports it")
-            if problem is not None:
+            found = self._answer(self._connection, max(_IMPORT_SECONDS, self.adapter.timeout), " to be imported")
+            if isinstance(found, Exception):
                 self.close()
-                raise problem
+                raise found
+            self._kind = found
         return self._connection
+
+    def _answer(self, connection: Connection, timeout: float, to: str = "") -> Any:
+        """Wait for what the process sends, and return it, or an error if it dies or takes too long."""
+        try:
+            if connection.poll(timeout):
+                return connection.recv()
+        except (EOFError, OSError):
+            return self._ended(to)
+        self.close()
+        return AdapterError(f"{self.adapter.name} took more than {timeout:g} s{to} and was stopped")
+
+    def _ended(self, to: str = "") -> AdapterError:
+        assert self._process is not None
+        self._process.join(5)
+        status = self._process.exitcode
+        self.close()
+        how = "ended" if status is None or status >= 0 else f"was killed by {signal.Signals(-status).name}"
+        return AdapterError(f"the process of {self.adapter.name} {how}{to and ' while it was imported'}")
 
 
 def _serve(adapter: Adapter, connection: Connection) -> None:
-    """Import an adapter, say how that went, and then answer each case that comes."""
+    """Import an adapter, send the calls that it takes or what is wrong, and then answer each case that comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what an adapter prints is not what a check prints
     try:
-        found, problem = adapter.load(), None
-        _kind(adapter.name, found)
-    except (AdapterError, SystemExit) as error:
-        problem = _portable(error)
-    connection.send(problem)
-    while problem is None:
+        found = adapter.load()
+        kind = _kind(adapter.name, found)
+    except AdapterError as error:
+        connection.send(error)
+        return
+    connection.send(kind)
+    while True:
         try:
             case = connection.recv()
         except EOFError:
@@ -253,6 +280,10 @@ def is_lost(problem: str) -> bool:
 _sandboxes: dict[Adapter, Sandbox] = {}
 
 
+def _sandbox(adapter: Adapter) -> Sandbox:
+    return _sandboxes.setdefault(adapter, Sandbox(adapter))
+
+
 def run(adapter: Adapter, case: Case) -> NDArray:
     """Run a case on an adapter in the process that is kept for it, as ``operators.port`` runs it on the port.
 
@@ -262,7 +293,7 @@ def run(adapter: Adapter, case: Case) -> NDArray:
         AdapterError: the process died, or was too slow.
         Exception: what the adapter raised.
     """
-    outcome = _sandboxes.setdefault(adapter, Sandbox(adapter)).outcome(case)
+    outcome = _sandbox(adapter).outcome(case)
     if isinstance(outcome, Exception):
         if case.raises is not None and not isinstance(outcome, AdapterError):
             raise case.raises(str(outcome))

@@ -68,8 +68,8 @@ def assert_parity(
             much and in which rows; and which rule the values follow, if a known one explains them.
         TypeError: arguments of neither operator or of both, or too few; no arrays, or arrays of another dtype.
         ImportError: the port is to be run, but its framework is not installed.
-        ValueError, RuntimeError: arguments or inputs that the operators refuse, or ``expected`` of another shape. A few
-            shapes raise AssertionError, as torchvision does.
+        ValueError, RuntimeError: arguments or inputs that the operators refuse, ``expected`` of another shape, or rois
+            of which the original defines no row. A few shapes raise AssertionError, as torchvision does.
 
     >>> import numpy as np
     >>> from ms2torch_roi.parity.assertions import assert_parity
@@ -108,6 +108,8 @@ def assert_parity(
         raise wanted
     tolerance = Tolerance(atol, rtol, max_differing)
     verdict = verdicts.judge(case, wanted, got, tolerance=tolerance)
+    if verdict.is_skipped:
+        raise ValueError(f"assert_parity: nothing can be compared: all {len(case.rois)} rows {case.undefined_reason}")
     if not verdict.passed:
         lines = _call_lines(case, wanted_from, got_from)
         raise AssertionError("\n".join([*lines, "", *_difference_lines(case, wanted, got, verdict, tolerance)]))

@@ -111,6 +111,9 @@ class RecordedCall(pytest.Item):
         ]
         if failed:
             pytest.fail("\n\n".join(failed), pytrace=False)
+        if all(verdict.is_skipped for verdict in found):
+            reasons = {f"{rows:,} rows {reason}" for verdict in found for reason, rows in verdict.left_out.items()}
+            pytest.skip(f"nothing could be compared: {', '.join(sorted(reasons))}")
 
     def reportinfo(self) -> tuple[Path, None, str]:
         return self.path, None, f"recorded call {self.name}"

@@ -6,6 +6,7 @@ import functools
 import math
 import numbers
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,7 @@ class Tolerance:
             value: Any = getattr(self, name)
             if not isinstance(value, kind):
                 raise TypeError(f"{name} must be {'an int' if kind is numbers.Integral else 'a number'}, got {value!r}")
-            if not 0 <= float(value) < math.inf:
+            if not 0 <= getattr(self, name) <= (math.inf if kind is numbers.Integral else sys.float_info.max):
                 raise ValueError(f"{name} must be 0 or more, got {value!r}")
 
     def __str__(self) -> str:
@@ -70,7 +71,8 @@ class Verdict:
     tolerance, which allows for ``allowed`` of those; ``largest_difference`` is infinity where one side is NaN or
     infinite and the other is not. ``left_out`` counts the rows that were not compared, by reason. ``first`` describes
     the first value that differs, and ``heat_map`` has the largest difference in each bin (of a gradient: in each cell)
-    over all rows and channels, to three digits. ``problem`` says why nothing could be compared. ``explanation`` names
+    over all rows and channels, to three digits. ``raised`` is the error that both ended in, as they must.
+    ``problem`` says why nothing could be compared. ``explanation`` names
     the rule that the values follow, where one is known. ``reproduction`` is Python that runs a case that failed again.
     ``call`` has the arguments, and ``seconds`` are what it took.
     """
@@ -86,6 +88,7 @@ class Verdict:
     left_out: dict[str, int] = field(default_factory=dict)
     first: str = ""
     heat_map: list[list[float]] = field(default_factory=list)
+    raised: str = ""
     problem: str = ""
     explanation: str = ""
     reproduction: str = ""
@@ -97,6 +100,11 @@ class Verdict:
         """Tell whether no more values differ than may."""
         return self.differing <= self.allowed and not self.problem
 
+    @property
+    def is_skipped(self) -> bool:
+        """Tell whether all there was to compare was left out."""
+        return bool(self.left_out) and not self.values and not self.problem
+
 
 def same_bits(left: NDArray, right: NDArray) -> NDArray:
     """Compare elementwise for equality, where NaN equals NaN and 0 equals -0."""
@@ -107,12 +115,11 @@ def same_bits(left: NDArray, right: NDArray) -> NDArray:
 def distance(left: NDArray, right: NDArray) -> NDArray:
     """Return how far values are apart, elementwise: infinitely, if only one of them is a number."""
     with np.errstate(all="ignore"):
-        apart: NDArray = np.abs(left.astype(np.float64) - right.astype(np.float64))
-    apart[np.isnan(apart)] = np.inf
+        apart = np.abs(left.astype(np.float64) - right.astype(np.float64))
+    apart = np.where(np.isnan(apart), np.inf, apart)
     if left.dtype.kind in "iu" and right.dtype.kind in "iu":  # which float64 may not tell apart
         apart = np.maximum(apart, 1)
-    apart[same_bits(left, right)] = 0
-    return apart
+    return np.where(same_bits(left, right), 0, apart)
 
 
 def largest(values: NDArray) -> float:
@@ -130,7 +137,8 @@ def judge(
     """Compare what the original gave for a case with what the port gave, over the rows that the original defines."""
     verdict = functools.partial(Verdict, case.name, case.direction, category or case.category, call=case.call)
     if case.raises is not None or isinstance(expected, Exception) or isinstance(actual, Exception):
-        return verdict(problem=_judge_errors(case, expected, actual))
+        problem = _judge_errors(case, expected, actual)
+        return verdict(problem=problem, raised="" if problem else type(expected).__name__)
     if problem := _judge_types(expected, actual):
         return verdict(problem=problem)
     if case.printed is not None and not same_bits(expected, case.printed).all():
@@ -222,7 +230,7 @@ def _judge_types(expected: NDArray, actual: NDArray) -> str:
 
 def differing(expected: NDArray, apart: NDArray, tolerance: Tolerance) -> NDArray:
     """Tell which values differ by more than the tolerance, elementwise; what is not finite is within none."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         allowed = tolerance.atol + tolerance.rtol * np.abs(expected.astype(np.float64))
         different: NDArray = (apart > 0) & ~(np.isfinite(apart) & (apart <= allowed))
     return different

@@ -87,6 +87,19 @@ def test_scan_writes_the_facts_for_machines(tmp_path, capsys):
     assert [(note["kind"], note["needs_person"]) for note in site["notes"]] == [("mode-unknown", True)]
 
 
+def test_scan_writes_its_facts_to_no_source(tmp_path, capsys):
+    source = tmp_path / "model.py"
+    source.write_text("from mindspore.ops import ROIAlign\nop = ROIAlign(7, 7, 0.25)\n")
+    (tmp_path / "link.json").symlink_to(source)
+    named = tmp_path / "script"
+    named.write_bytes(source.read_bytes())
+    before = source.read_bytes()
+    for paths, out in (([source], source), ([tmp_path], tmp_path / "link.json"), ([named], named)):
+        with pytest.raises(CouldNotRunError, match="--json: "):
+            run(scan, *paths, "--json", out)
+        assert source.read_bytes() == named.read_bytes() == before
+
+
 def test_rewrite_writes_the_files_and_a_second_time_nothing(project, capsys):
     head = project / "package" / "head.py"
     head.chmod(0o754)

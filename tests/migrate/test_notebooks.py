@@ -56,6 +56,26 @@ def test_sites_are_found_by_cell_and_line_with_names_of_earlier_cells(tmp_path):
     ]
 
 
+TIMED = (
+    "from mindspore.ops import operations as P\n"
+    "%time pool = P.ROIAlign(7, 7, 0.25)\n"
+    "%timeit   P.ROIAlign(7, 7, 0.5)(x, y)\n"
+    "pool = %time P.ROIAlign(7, 7, 1.0)\n"
+    "if pool:\n    %time pool = P.ROIAlign(7, 7, 2.0)\n"
+    "%timeit -n 1 P.ROIAlign(7, 7, 4.0)\n"
+    "%time for x in y: P.ROIAlign(7, 7, 8.0)\n"
+)
+
+
+def test_what_is_timed_in_a_line_is_python(tmp_path):
+    file = read(tmp_path, json.dumps(notebook([("code", TIMED)])))
+    assert [file.place(site.line) for site in file.found.sites] == [(1, line) for line in (2, 3, 4, 6)]
+    (written,) = json.loads(file.rewritten(file.found.sites))["cells"]
+    kept, changed = "".join(written["source"]).splitlines(), TIMED.splitlines()
+    changed[1:6] = [line.replace("P.ROIAlign", "ms2torch_roi.ROIAlign") for line in changed[1:6]]
+    assert kept == [changed[0], "import ms2torch_roi", *changed[1:]]
+
+
 @pytest.mark.parametrize(
     "style",
     [{"indent": 1}, {"indent": 4, "ensure_ascii": False}, {}, {"separators": (",", ":")}, {"indent": "\t"}],

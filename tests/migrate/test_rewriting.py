@@ -81,6 +81,13 @@ def test_it_is_done_at_once(name):
         (MINDSPORE + SITE.rstrip(), MINDSPORE + IMPORT + REWRITTEN.rstrip()),
         (MINDSPORE + "def f():\n\t" + SITE, MINDSPORE + IMPORT + "def f():\n\t" + REWRITTEN),
         (MINDSPORE + "\f\n" + SITE, MINDSPORE + IMPORT + "\f\n" + REWRITTEN),
+        (MINDSPORE + "\f" + SITE, MINDSPORE + IMPORT + "\f" + REWRITTEN),
+        (MINDSPORE + "\f\f" + SITE + "\f" + SITE, MINDSPORE + IMPORT + "\f\f" + REWRITTEN + "\f" + REWRITTEN),
+        ("\f" + MINDSPORE + SITE, "\f" + MINDSPORE + IMPORT + REWRITTEN),
+        (
+            MINDSPORE + "s = '''\n\fx'''\n\fdef f(op=P.ROIAlign(7, 7, 0.25)):\n\f    " + SITE,
+            MINDSPORE + IMPORT + "s = '''\n\fx'''\n\fdef f(op=ms2torch_roi.ROIAlign(7, 7, 0.25)):\n\f    " + REWRITTEN,
+        ),
         (
             MINDSPORE + "s = 'é\u2028𝄞'; " + SITE,
             MINDSPORE + IMPORT + "s = 'é\u2028𝄞'; " + REWRITTEN,

@@ -134,8 +134,16 @@ def test_an_archive_that_is_damaged_missing_or_empty_is_named(archive, tmp_path,
         assert message in line
 
 
-def test_a_name_that_is_there_twice_is_read_once(archive):
+def test_a_name_that_is_there_twice_is_refused(archive, folder):
+    """One of the two would not be looked at."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = archive("01.npz", "01.npz")
-    assert campaign.recorded_files([path]) == ((path / "01.npz",), [])
+    with pytest.raises(ValueError, match=r"\.zip: '01\.npz' is in it twice"):
+        campaign.recorded_files([path])
+    call = folder / "0.npz"
+    with warnings.catch_warnings(), zipfile.ZipFile(call, "a") as file:
+        warnings.simplefilter("ignore")
+        file.writestr("output.npy", file.read("output.npy"))
+    with pytest.raises(ValueError, match=r"0\.npz: not a recorded call: ValueError: 'output\.npy' is in it twice"):
+        calls.read(call)

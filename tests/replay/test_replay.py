@@ -121,6 +121,25 @@ def test_names_and_reports_cannot_command_the_terminal(run_command, folder, tmp_
     assert r"device must be printable, got '\x1b[31mGPU'" in run_command("replay", folder / "0.npz").stdout
 
 
+@pytest.mark.parametrize("what", ["padding", "no rois", "calls of the other library"])
+def test_where_nothing_is_compared_it_does_not_pass(facts_of, run_command, folder, tmp_path, what):
+    for file in folder.iterdir():
+        file.unlink()
+    case = cases.documented_cases()[1]
+    rois = {"padding": np.zeros_like(case.rois), "no rois": case.rois[:0]}.get(what, case.rois)
+    record(folder / "0.npz", dataclasses.replace(case, rois=rois))
+    adapter = ["--adapter", "adapters_of_users:of_torchvision"] if what == "calls of the other library" else []
+    result, facts = facts_of("replay", folder, *adapter)
+    assert result.returncode == 2
+    assert result.stdout.splitlines()[-1].startswith("NOTHING COMPARED: 1 case, 0 values compared (")
+    assert (facts["verdict"], facts["total"]["failed"]) == ("nothing compared", 0)
+    # A shard is no whole run.
+    for shard in ("1/2", "2/2"):
+        part = tmp_path / f"{shard[0]}.json"
+        assert run_command("replay", folder, *adapter, "--shard", shard, "--json", part).returncode == 0
+    assert run_command("merge", tmp_path / "1.json", tmp_path / "2.json").returncode == 2
+
+
 def test_an_empty_shard_says_that_nothing_was_compared(facts_of, folder):
     result, facts = facts_of("replay", folder / "0.npz", "--shard", "2/2")
     assert result.returncode == 0

@@ -18,7 +18,7 @@ from ms2torch_roi.parity import campaign
         (["replay", "empty", "--shard", "0/2"], "argument --shard: '0/2' is not I/N with I from 1 to N"),
         (["replay", "empty", "--atol", "-1"], "argument --atol: '-1' is not a number of 0 or more"),
         (["replay", "empty", "--rtol", "nan"], "argument --rtol: 'nan' is not a number of 0 or more"),
-        (["replay", "empty", "--workers", "0"], "argument --workers: '0' is not a whole number of 1 or more"),
+        (["replay", "empty", "--workers", "0"], "argument --workers: '0' is not a whole number from 1 to 10**18"),
         (["merge", "nowhere.json"], "No such file or directory: 'nowhere.json'"),
     ],
 )

@@ -273,3 +273,6 @@ def _check_shapes(declared: Mapping[str, Declared], arguments: Mapping[str, Any]
         array = declared.get(name, like)
         if array != like:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, not {like.dtype} {like.shape}")
+    if ("output_gradient" in declared) != ("features_gradient" in declared):
+        there = "output_gradient" if "output_gradient" in declared else "features_gradient"
+        raise ValueError(f"of the gradients, there is only {there}: it must have both, or neither")

@@ -10,6 +10,7 @@ import io
 import math
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,7 @@ def opened(path: Path, names: Sequence[str]) -> Iterator[Members]:
     file, packed = _opened(path)
     with file, zipfile.ZipFile(file) as archive:
         found = archive.namelist()
+        _check_names(found)
         present = [name for name in names if f"{name}.npy" in found]
         if names[0] not in present:
             others = ", ".join(sorted(name.removesuffix(".npy") for name in found)) or "nothing"
@@ -90,6 +92,7 @@ def in_archive(archive: Path) -> list[Path]:
         check_is_file(archive)
         with archive.open("rb") as opened, zipfile.ZipFile(opened) as file:
             names = [info.filename for info in file.infolist() if not info.is_dir()]
+            _check_names(names)
     except (ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{remote.name(archive)}: {error}") from error
     paths = [archive / name for name in sorted(names)]
@@ -97,6 +100,13 @@ def in_archive(archive: Path) -> list[Path]:
         if not path.is_relative_to(archive) or ".." in path.relative_to(archive).parts:
             raise ValueError(f"{remote.name(archive)}: it holds {remote.name(path)}, which would be outside")
     return paths
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise ValueError if a name stands twice: one of the two would not be looked at."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is in it twice")
 
 
 def check_is_file(path: Path) -> None:

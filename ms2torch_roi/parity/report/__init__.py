@@ -154,10 +154,10 @@ class Run:
         """What came of it, in a word or two.
 
         ``"identical"``, ``"within tolerance"`` or ``"different"``; ``"incomplete"`` if all that could be read passed;
-        ``"nothing compared"`` without a case that could be.
+        ``"nothing compared"`` without a value, or an error that there must be, that could be.
         """
         total = self.total
-        if total.cases == self.unreadable:
+        if total.failed == self.unreadable and not any(verdict.values or verdict.raised for verdict in self.verdicts):
             return "nothing compared"
         if total.failed > self.unreadable:
             return "different"
@@ -181,7 +181,7 @@ class Run:
             return f"{total.failed:,} of {cases} failed, {of}"
         unread = f"{self.unreadable:,} of {cases} could not be read" if self.unreadable else ""
         if self.verdict == "nothing compared":
-            return unread or cases
+            return unread or (f"{cases}, 0 values compared" if total.cases else cases)
         return f"{unread or cases}, {compared}"
 
     @property

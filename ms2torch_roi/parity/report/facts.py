@@ -15,7 +15,7 @@ from ..recording import members
 from ..verdicts import Tolerance, Verdict, cause
 from . import Origin, Run, schema
 
-FORMAT = 3
+FORMAT = 4
 
 
 def as_json(run: Run) -> dict[str, Any]:
@@ -58,7 +58,8 @@ def as_json(run: Run) -> dict[str, Any]:
 def _case_as_json(verdict: Verdict) -> dict[str, Any]:
     heat_map = [[_number(value) for value in row] for row in verdict.heat_map]
     found = "" if verdict.passed else cause(verdict)
-    return _plain({**asdict(verdict), "heat_map": heat_map, "passed": verdict.passed, "cause": found})
+    judged = {"passed": verdict.passed, "skipped": verdict.is_skipped, "cause": found}
+    return _plain({**asdict(verdict), "heat_map": heat_map, **judged})
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +117,7 @@ _VERDICT = schema.record_of(
         "left_out": schema.dict_of(schema.whole),
         "first": schema.text,
         "heat_map": schema.heat_map,
+        "raised": schema.text,
         "problem": schema.text,
         "explanation": schema.text,
         "reproduction": schema.text,
@@ -123,7 +125,9 @@ _VERDICT = schema.record_of(
         "seconds": schema.number,
     },
 )
-_TOLERANCE = schema.record_of(Tolerance, {"atol": schema.number, "rtol": schema.number, "max_differing": schema.whole})
+_TOLERANCE = schema.record_of(
+    Tolerance, {"atol": schema.tolerance, "rtol": schema.tolerance, "max_differing": schema.whole}
+)
 
 _ORIGIN = schema.record_of(Origin, dict.fromkeys(("command", "started", "platform"), schema.text))
 

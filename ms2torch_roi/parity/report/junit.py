@@ -37,7 +37,8 @@ def render(facts: Facts) -> str:
     shrunk = {(small["number"], small["category"]): small for small in facts["shrunk"]}
     for total in facts["categories"]:
         direction, category = total["direction"], total["category"]
-        attributes = {"name": _xml(f"{direction}: {category}"), **_counts(total), "skipped": "0"}
+        skipped = sum(case["skipped"] for case in cases[direction, category])
+        attributes = {"name": _xml(f"{direction}: {category}"), **_counts(total), "skipped": str(skipped)}
         attributes["time"] = f"{sum(case['seconds'] for case in cases[direction, category]):.6f}"
         if facts["origins"]:  # of the first shard; the format has no place for a time zone
             attributes["timestamp"] = _xml(min(origin["started"] for origin in facts["origins"]).partition("+")[0])
@@ -52,6 +53,8 @@ def render(facts: Facts) -> str:
             if seen[name] > 1:  # viewers drop all but one of the tests of one name
                 name = f"{name} ({seen[name]})"
             test = ET.SubElement(suite, "testcase", classname=class_name, name=name, time=f"{case['seconds']:.6f}")
+            if case["skipped"]:
+                ET.SubElement(test, "skipped", message=_xml(" ".join(_left_out(case))))
             if not case["passed"]:
                 _add_failure(test, case, shrunk.get((case["number"], category)))
         if total["left_out"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -48,8 +49,15 @@ def difference(at: str, found: Any) -> float:
     """Read a difference, for which JSON has no number if it is infinite."""
     if found == "infinite":
         return math.inf
-    if type(found) not in (int, float) or not 0 <= found < math.inf:
+    if type(found) not in (int, float) or not 0 <= found <= sys.float_info.max:
         raise _refused(at, found, "a number of 0 or more, or 'infinite'")
+    return float(found)
+
+
+def tolerance(at: str, found: Any) -> float:
+    """Read what values may differ by."""
+    if type(found) not in (int, float) or not 0 <= found <= sys.float_info.max:
+        raise _refused(at, found, "a number of 0 or more")
     return float(found)
 
 

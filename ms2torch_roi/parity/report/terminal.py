@@ -103,7 +103,7 @@ def print_conclusion(run: Run, console: Console) -> None:
     _print(
         console,
         f"{run.verdict.upper()}: {run.conclusion} ({run.seconds:.1f} s{part}).",
-        style="bold red" if run.total.failed else "bold green",
+        style="bold red" if run.total.failed or run.verdict == "nothing compared" else "bold green",
     )
 
 
