@@ -210,12 +210,14 @@ def test_readmes_head_has_the_same_bits_before_and_after(tmp_path, monkeypatch):
 
 
 def test_architecture_names_every_file_of_the_package_and_no_other():
-    table = re.search(r"^\| in `ms2torch_roi/` .*?\n\n", _text("ARCHITECTURE.md"), re.MULTILINE | re.DOTALL)[0]
     named = []
-    for first, description in re.findall(r"^\| (`.*?) \| (.*) \|$", table, re.MULTILINE):
-        folder, *_ = re.findall(r"`(\w+/)`", first) or [""]
-        files = description if folder else first
-        named += [folder + name for name in re.findall(r"`(\w+(?:\.py|/))`", files)] + ([folder] if folder else [])
+    tables = r"^\| in `ms2torch_roi/(\S*)` .*\n\|[-|]+\|\n((?:\|.*\|\n)+)"
+    for parent, rows in re.findall(tables, _text("ARCHITECTURE.md"), re.MULTILINE):
+        for first, description in re.findall(r"^\| (`.*?) \| (.*) \|$", rows, re.MULTILINE):
+            folder, *_ = re.findall(r"`(\w+/)`", first) or [""]
+            files = description if folder else first
+            found = [folder + name for name in re.findall(r"`(\w+(?:\.py|/))`", files)]
+            named += [parent + name for name in [*found, *([folder] if folder else [])]]
     package = ROOT / "ms2torch_roi"
     assert [name for name in named if not (package / name).exists()] == []
     modules = [path.relative_to(package) for path in package.rglob("*.py")]
