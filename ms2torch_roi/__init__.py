@@ -1,6 +1,6 @@
 """mindspore.ops.ROIAlign and torchvision.ops.roi_align, interchangeable bit for bit.
 
-    from ms2torch_roi import ROIAlign            # MindSpore's constructor and call, a torch.nn.Module, on torchvision
+    from ms2torch_roi import ROIAlign            # MindSpore's constructor and call, a torch.nn.Module, on torch
     from ms2torch_roi import RoIAlign, roi_align # torchvision's constructor and call, a mindspore.nn.Cell, on MindSpore
     from ms2torch_roi import SingleRoIExtractor  # the extractor of MindSpore's detectors, on torch
     from ms2torch_roi import MultiScaleRoIAlign  # torchvision's, on MindSpore

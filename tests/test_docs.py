@@ -86,19 +86,27 @@ def test_every_row_of_mapping_has_its_number_in_evidence():
     assert {*named} == {*used, *in_prose}
 
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", _text("README.md"), re.DOTALL)
+def _examples(page):
+    return re.findall(r"```python\n(.*?)```", _text(page), re.DOTALL)
+
+
+# Of the README, and what it leaves to a guide.
+EXAMPLES = _examples("README.md") + _examples("docs/recorded-calls.md")
 
 
 def test_readme_examples_run(capsys):
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
     for example in EXAMPLES:
         if "import mindspore" not in example and "record" not in example:
             exec(example, {})
-    assert "tensor([[[[" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tensor([[[[" in printed
+    assert float(printed.split()[-1]) > 1  # what the mapping of the documentation would cost
 
 
-def test_readme_example_of_a_recording_runs(tmp_path, monkeypatch):
-    (example,) = (example for example in EXAMPLES if "record" in example)
+@pytest.mark.parametrize("page", ["README.md", "docs/recorded-calls.md"])
+def test_readme_example_of_a_recording_runs(page, tmp_path, monkeypatch):
+    (example,) = (example for example in _examples(page) if "record" in example)
     monkeypatch.chdir(tmp_path)
     rois = torch.tensor([[0, 1.0, 1.0, 5.0, 4.0]])
     exec(example, {"model": lambda images: roi_align(images, rois, 2), "images": torch.ones(1, 3, 8, 8)})
@@ -164,19 +172,19 @@ def test_readme_begins_with_each_reader_and_how_to_see_it_work():
     [("docs/to-pytorch.md", 0, "(3, 256, 7, 7)"), ("docs/to-pytorch.md", 1, "(5, 8, 7, 7)")],
 )
 def test_examples_of_guides_run(page, number, shape, capsys):
-    exec(re.findall(r"```python\n(.*?)```", _text(page), re.DOTALL)[number], {})
+    exec(_examples(page)[number], {})
     assert capsys.readouterr().out == f"torch.Size([{shape[1:-1]}])\n"
 
 
 @pytest.mark.needs_mindspore
 def test_example_of_the_guide_to_mindspore_runs(capsys):
-    exec(re.search(r"```python\n(.*?)```", _text("docs/to-mindspore.md"), re.DOTALL)[1], {})
+    exec(_examples("docs/to-mindspore.md")[0], {})
     assert capsys.readouterr().out == "(2, 8, 7, 7)\n"
 
 
 def test_the_port_by_hand_of_the_guide_is_explained_as_the_guide_says(tmp_path):
     page = _text("docs/own-port.md")
-    (port,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (port,) = _examples("docs/own-port.md")
     (explanation,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     (tmp_path / "my_port.py").write_text(port)
     command = [sys.executable, "-m", "ms2torch_roi", "replay", "--golden", "--adapter", "my_port:roi_align"]
@@ -190,10 +198,11 @@ def test_the_port_by_hand_of_the_guide_is_explained_as_the_guide_says(tmp_path):
 
 
 @pytest.mark.needs_mindspore
-def test_readmes_head_has_the_same_bits_before_and_after(tmp_path, monkeypatch):
+def test_the_head_of_the_guide_has_the_same_bits_before_and_after(tmp_path, monkeypatch):
     import mindspore
 
-    (lines,) = (block.splitlines() for block in re.findall(r"```diff\n(.*?)```", _text("README.md"), re.DOTALL))
+    (block,) = re.findall(r"```diff\n(.*?)```", _text("docs/to-pytorch.md"), re.DOTALL)
+    lines = block.splitlines()
     for name, sign in (("before", "-"), ("after", "+")):
         text = "\n".join(line[1:] for line in lines if line.startswith((" ", sign)))
         (tmp_path / f"readme_{name}.py").write_text(text + "\n")
@@ -210,12 +219,14 @@ def test_readmes_head_has_the_same_bits_before_and_after(tmp_path, monkeypatch):
 
 
 def test_architecture_names_every_file_of_the_package_and_no_other():
-    table = re.search(r"^\| in `ms2torch_roi/` .*?\n\n", _text("ARCHITECTURE.md"), re.MULTILINE | re.DOTALL)[0]
     named = []
-    for first, description in re.findall(r"^\| (`.*?) \| (.*) \|$", table, re.MULTILINE):
-        folder, *_ = re.findall(r"`(\w+/)`", first) or [""]
-        files = description if folder else first
-        named += [folder + name for name in re.findall(r"`(\w+(?:\.py|/))`", files)] + ([folder] if folder else [])
+    tables = r"^\| in `ms2torch_roi/(\S*)` .*\n\|[-|]+\|\n((?:\|.*\|\n)+)"
+    for parent, rows in re.findall(tables, _text("ARCHITECTURE.md"), re.MULTILINE):
+        for first, description in re.findall(r"^\| (`.*?) \| (.*) \|$", rows, re.MULTILINE):
+            folder, *_ = re.findall(r"`(\w+/)`", first) or [""]
+            files = description if folder else first
+            found = [folder + name for name in re.findall(r"`(\w+(?:\.py|/))`", files)]
+            named += [parent + name for name in [*found, *([folder] if folder else [])]]
     package = ROOT / "ms2torch_roi"
     assert [name for name in named if not (package / name).exists()] == []
     modules = [path.relative_to(package) for path in package.rglob("*.py")]

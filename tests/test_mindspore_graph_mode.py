@@ -13,7 +13,7 @@ pytestmark = pytest.mark.needs_mindspore
 
 
 def fixed_without_the_exceptions_of_graph_mode(case):
-    """Tell whether graph mode promises the bits of a case: see the docstring of roi_align."""
+    """Tell whether graph mode promises the bits of a case: see MAPPING.md, in graph mode."""
     first_pixels = case.features[:, :, 0, 0]
     return (
         case.sampling_ratio > 0

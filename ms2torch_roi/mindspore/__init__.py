@@ -83,27 +83,14 @@ def roi_align(
     box on which that does not crash; boxes that are not finite, on which it does, pool to 0. The gradient for ``input``
     has the bits of torchvision's as well; ``boxes`` get none (zeros).
 
-    In graph mode and inside ``mindspore.jit`` the values of the boxes cannot choose what is called. A fixed grid takes
-    one call there (two for float16 with ``aligned``), with the same bits but for three kinds of rows: aligned float16
-    boxes below one cell whose end loses its last digits (one value in ten thousand at most), aligned boxes with
-    coordinates of 2**75 cells and more, and samples outside where the first pixel of the image is not finite, which
-    add 0 instead of NaN. float16 features of more than 2048 cells have the border of MindSpore, and float16 boxes of 64
-    times the features get no gradient. An adaptive grid has every bit there too: the graph calls Python back for it,
-    which MindSpore has on a CPU, and where it knows all lengths when it compiles.
-
-    Under ``to_float`` and ``auto_mixed_precision`` both inputs are what MindSpore would make of them for its own
-    operator. float16 with float32 is computed in float32, and returned in the dtype of ``input``, as torchvision does
-    under autocast.
-
-    MindSpore exports fixed grids to ONNX, where in float32 the result has the same bits. With ``aligned`` it takes a
-    call for each sample of a bin there, and samples in the first quarter of the first cells can lose their last digits:
-    at most 2**-22 of the largest feature. ONNX Runtime computes float16 in float32. ``mindspore.vmap`` compiles as
-    graph mode does; gradients are to be taken inside of it.
+    In graph mode and inside ``mindspore.jit`` a fixed grid has the same bits, but for a few rows; an adaptive one calls
+    Python back, on a CPU and where all lengths are known when the graph is compiled. MAPPING.md, which is in the
+    package, names the rows, and says what holds under ``mindspore.vmap``, mixed precision and in ONNX.
 
     Args:
         input: (N, C, H, W) features, float16 or float32.
         boxes: (K, 5) rows of ``(index, x1, y1, x2, y2)``, coordinates in image pixels, or a list or tuple of N tensors
-            of (L_i, 4), one for each image; of the dtype of ``input``.
+            of (L_i, 4), one for each image. float16 with float32 is computed in float32.
         output_size: number of bins, ``(height, width)`` or an int for both.
         spatial_scale: feature cells per image pixel.
         sampling_ratio: samples along each axis of a bin; with 0 or less, ``ceil(size / output_size)`` for each box and

@@ -35,17 +35,13 @@ class ROIAlign(torch.nn.Module):
             and axis; a box where that is 0 pools to NaN, as in MindSpore.
         roi_end_mode: with 1, ``x2, y2`` is the last pixel of the box, which ends at ``x2 + 1``, and boxes may be
             smaller than a feature cell. With 0 the box ends at ``x2``, and is enlarged to one cell at least. (Neither
-            is torchvision's ``aligned=True``; MAPPING.md has the details.)
+            is torchvision's ``aligned=True``.) Rules of Ascend have 2 and 3 too, which MindSpore refuses.
         backward_roi_end_mode: the mode whose gradient ``features`` get; None for ``roi_end_mode``, the true gradient.
             MindSpore's own gradient of mode 0 is that of mode 1. If the losses of a port agree at the first step and
             diverge from the second, this is why: 1 trains as MindSpore does.
-        rule: what MindSpore's operator computes on a device: ``"cpu"``, ``"gpu"``, which is the same, or
-            ``"ascend-static"``, ``"ascend-dynamic"`` and, from one source only, ``"ascend-950"``, which are different
-            kernels for Ascend. MAPPING.md has what they are, the evidence, and which one a model was probably trained
-            with; ``ms2torch-roi identify`` finds out from recorded calls. They sample the very places, in this module's
-            order of sums; a device differs in the last digits. With them ``roi_end_mode`` may be 2 or 3, which
-            MindSpore refuses and other libraries use: both are torchvision's ``aligned=True`` but for the border and
-            the index.
+        rule: the device whose operator is reproduced: ``"cpu"``, ``"gpu"``, which is the same, or one of Ascend's
+            kernels, ``"ascend-static"``, ``"ascend-dynamic"`` and, from one source only, ``"ascend-950"``, of which a
+            device differs in the last digits. ``ms2torch-roi identify`` finds out from recorded calls.
         backward_rule: the device whose kernel for the gradient, of mode 1 unless ``backward_roi_end_mode`` says
             otherwise, is reproduced; None for the gradient of what is computed, or the device of ``rule`` if
             ``backward_roi_end_mode`` is given. On Ascend it need not be the kernel that ``rule`` names.
@@ -54,36 +50,15 @@ class ROIAlign(torch.nn.Module):
         ``features`` (N, C, H, W) and ``rois`` (K, 5), rows of ``(index, x1, y1, x2, y2)`` with the coordinates in
         image pixels, give (K, C, pooled_height, pooled_width).
 
-    Both inputs may be torch tensors, NumPy arrays or MindSpore tensors, in any mix; the output is of the kind of
-    ``features``. Only torch features have a gradient. DTensors are pooled where they are, features sharded by channel
-    or rois by row; what is placed otherwise is redistributed.
+    Both inputs may be torch tensors (DTensors too), NumPy arrays or MindSpore tensors, in any mix; the output is of the
+    kind and the dtype of ``features``. Only torch features have a gradient, and ``rois`` have none. The computation
+    runs in the dtype of the tensors, float16, float32 or (an extension to MindSpore) float64, with autocast or without;
+    two of float16, float32 and bfloat16 mixed, and bfloat16 alone, are computed in float32.
 
-    The computation runs in the dtype of the tensors, float16, float32 or (an extension to MindSpore) float64, with
-    autocast or without; two of float16, float32 and bfloat16 mixed, and bfloat16 alone, are computed in float32. The
-    output has the dtype of ``features``. On CPU in float16 and float32 every row that MindSpore defines has the same
-    bits, and so has the gradient for ``features`` of mode 1 as long as MindSpore adds it up on one thread. Rows that
-    MindSpore leaves unwritten, those with ``|x1|`` and ``|x2|`` below 0.001, pool to 0; they have no gradient, and
-    ``rois`` have none. ``torch.func`` works, but for what needs forward mode or a second derivative; a batch of calls
-    (``vmap``) has the bits of a loop.
-
-    The computation is one operator, ``torch.ops.ms2torch_roi.roi_align``, opaque to compilers: under ``torch.compile``,
-    with ``fullgraph=True`` too, output, gradient and errors are those of eager mode, bit for bit and adaptive grids
-    included, in one program for any number of rois.
-
-    Exported (``torch.export``, ONNX) or traced (``torch.jit.trace``), the module is one call of torchvision's
-    operator and some arithmetic on the boxes, a program that runs where this package is not installed. On a CPU,
-    mode 0 keeps its bits in such a program. Mode 1 keeps them for most boxes; a value differs by at most ``2**-19``
-    (float16: ``2**-6``) times the largest coordinate of its box in cells, or 1, relative to the largest feature. A
-    sample on the border, one cell around the image, may fall on its other side, but no box within the image loses
-    one. What is not finite in the first pixel of an image turns samples outside, and rows that pool to 0, into NaN,
-    and float16 has torchvision's border above 2048 cells. Adaptive grids, which depend on the values of the rois,
-    cannot be exported.
-
-    On a GPU of NVIDIA's, kernels of Triton's have the bits of the CPU, forward and backward, and wait for nothing.
-    Other accelerators, and GPUs for which Triton compiles nothing, compute that one call of torchvision's, by kernels
-    of their own and with no promise of bits. Adaptive grids are computed on the CPU for them, and so is the gradient
-    under ``torch.use_deterministic_algorithms``: with the bits of the CPU, and waiting for it. ``ms2torch-roi check
-    --device cuda`` says which it is.
+    On a CPU, in float16 and float32, every row that MindSpore defines has its bits, and so has the gradient of mode 1.
+    Rows that MindSpore leaves unwritten, those with ``|x1|`` and ``|x2|`` below 0.001, pool to 0, without a gradient.
+    MAPPING.md, which is in the package, has the evidence for all of this, and what holds under ``torch.func``,
+    compiled, exported, and on accelerators.
 
     Raises:
         TypeError: at construction, an argument that is not an int (``spatial_scale``: a float); in a call, inputs

@@ -42,33 +42,22 @@ def record(
 
     Each call is written to a file of its own when it returns, with its arguments, its inputs and its output, or the
     error that the operator raised, the versions and the device: if the process is killed, at most the call in flight is
-    lost. ``ms2torch-roi replay`` compares the ports with such files, where the framework need not be installed. NumPy
-    alone reads them; FORMAT.md describes them. Features that several calls have, such as those that the heads of a
-    detector pool, are written once, in the file of the first of them.
+    lost. ``ms2torch-roi replay`` compares the ports with such files, where the framework need not be installed.
+    FORMAT.md, which is in the package, describes them.
 
-    Every call of the process is seen: on any thread, of operators made before the block too, through torchvision's
-    ``RoIAlign`` and ``MultiScaleRoIAlign``, and those that the ports of this package make. It is seen once, as the
-    operator gets it, under torch's modes and of tensor subclasses too, and not again where ``torch.utils.checkpoint``
-    repeats it (with ``use_reentrant=True`` it is, and has its gradient then). A process forked in the block goes on
-    recording, and one started anew does not. Files are named after the start of the recording (UTC), or of the fork,
-    the process and a number, so that recordings and processes can share a directory: no file is ever overwritten by
-    another call.
+    Every call of the process is seen, on any thread and of operators made before the block too, as the operator gets
+    it: once, unless ``torch.utils.checkpoint`` with ``use_reentrant=True`` repeats it. A process forked in the block
+    goes on recording, and one started anew does not. No file is overwritten by another call, so that recordings and
+    processes can share a directory. The framework must be imported before the block; if none is, those installed are.
 
-    Of MindSpore it needs 2.7 or later, which is there for CPython 3.10 to 3.12; ``ms2torch-roi recorder`` writes a
-    script for older ones. Only calls that Python makes can be seen: none in MindSpore's graph mode, in functions under
-    ``mindspore.jit``, in TorchScript, or in models that ``torch.compile`` or ``torch.export`` compiled, and none while
-    torch traces. Run a MindSpore model in PyNative mode for it, with ``MS_JIT=0`` in the environment, which turns
-    ``mindspore.jit`` off; or let MindSpore dump its operator in graph mode (``MINDSPORE_DUMP_CONFIG``), and
-    ``ms2torch-roi import`` makes recorded calls of that. Nor is seen what torchvision computes with other code:
-    quantised features, and deterministic algorithms on a GPU. The framework must be imported before the block; if none
-    is, those installed are imported.
+    Only calls that Python makes can be seen: none in MindSpore's graph mode or under ``mindspore.jit``, unless
+    ``MS_JIT=0`` in the environment turns both off, none in TorchScript or in what ``torch.compile`` or ``torch.export``
+    compiled, and none of quantised features or of deterministic algorithms on a GPU. Of MindSpore it needs 2.7 or
+    later, which is there for CPython 3.10 to 3.12; ``ms2torch-roi recorder`` writes a script for older ones.
 
-    Recording changes no bit of a model's outputs or gradients. It waits for each result, which on an accelerator, or in
-    MindSpore, the model may not do, so errors that MindSpore raises late are raised by the call. What torchvision
-    computes in float32 under ``torch.autocast`` is recorded in float32.
-
-    Rows that MindSpore never writes (``|x1|`` and ``|x2|`` below 0.001) hold whatever was in memory before. They are 0
-    in the file, and so are they in the gradient that came for them; the model gets them as they are.
+    Recording changes no bit of a model's outputs or gradients, but waits for each result, so that errors that MindSpore
+    raises late are raised by the call. Rows that MindSpore never writes (``|x1|`` and ``|x2|`` below 0.001) are 0 in
+    the file, in the gradient too; the model gets them as they are.
 
     Args:
         directory: where the files go, a folder or a URL that fsspec knows (``s3://bucket/calls``, with the extra
@@ -91,7 +80,7 @@ def record(
         TypeError: an argument is of another type.
         ValueError: a limit or ``every`` is below 1.
         ImportError: on entering, neither framework is installed.
-        RuntimeError: on entering, MindSpore is in graph mode.
+        RuntimeError: on entering, MindSpore is in graph mode, without ``MS_JIT=0``.
         OSError: the directory cannot be made, or in a call or a backward pass, a file cannot be written; those written
             before are whole.
 
