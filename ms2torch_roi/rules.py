@@ -8,9 +8,8 @@ From there on the kernels do the same arithmetic, whatever the rule (``sampling.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -71,87 +70,63 @@ class Rule:
     dtype: str | None = None
 
 
-def _mindspore(**fields: Any) -> Rule:
-    return Rule(
-        **fields,
-        enlarges_nan=True,
-        index="round",
-        grid="floor",
-        smallest_count=None,
-        rounds_lengths=True,
-        outside_adds_0=False,
-        refuses_negative_grids=False,
-        skips="near 0",
-    )
+def _moved(rule: Rule) -> Rule:
+    return replace(rule, moved=(0.5,), smallest=None)
 
 
-def _torchvision(**fields: Any) -> Rule:
-    return Rule(
-        **fields,
-        enlarges_nan=False,
-        index="trunc",
-        grid="ceil",
-        smallest_count=1,
-        rounds_lengths=False,
-        outside_adds_0=True,
-        refuses_negative_grids=True,
-        skips="not finite",
-    )
-
-
-def _ascend(**fields: Any) -> Rule:
-    return Rule(
-        **fields,
-        enlarges_nan=True,
-        grid="ceil",
-        rounds_lengths=True,
-        outside_adds_0=False,
-        refuses_negative_grids=False,
-        skips=None,
-    )
-
-
+_MINDSPORE = Rule(
+    smallest=1,
+    enlarges_nan=True,
+    index="round",
+    grid="floor",
+    smallest_count=None,
+    rounds_lengths=True,
+    outside_adds_0=False,
+    refuses_negative_grids=False,
+    skips="near 0",
+)
 # MindSpore's CPU operator, by roi_end_mode.
-MINDSPORE = (_mindspore(smallest=1), _mindspore(end=1, smallest=None))
+MINDSPORE = (_MINDSPORE, replace(_MINDSPORE, end=1, smallest=None))
 
+_TORCHVISION = Rule(
+    smallest=1,
+    enlarges_nan=False,
+    index="trunc",
+    grid="ceil",
+    smallest_count=1,
+    rounds_lengths=False,
+    outside_adds_0=True,
+    refuses_negative_grids=True,
+    skips="not finite",
+)
 # torchvision's CPU operator, by aligned.
-TORCHVISION = (_torchvision(smallest=1), _torchvision(moved=(0.5,), smallest=None))
+TORCHVISION = (_TORCHVISION, _moved(_TORCHVISION))
 
-
-def _ascend_static() -> tuple[Rule, ...]:
-    # With an adaptive grid, a box without a size is divided by 0 on the device, with any result: here it is NaN.
-    kernel = functools.partial(_ascend, index="ceil", border="[-1, n)", smallest_count=None)
-    other_kernel = _ascend(moved=(0.5,), smallest=None, index="round", smallest_count=1)
-    return kernel(smallest=1), kernel(end=1, smallest=0), other_kernel, other_kernel
-
-
-def _ascend_static_gradient() -> tuple[Rule, ...]:
-    kernel = functools.partial(_ascend, index="floor", smallest_count=1)
-    moved = kernel(moved=(0.5,), smallest=None)
-    return kernel(smallest=1), kernel(end=1, smallest=0), moved, moved
-
-
-def _ascend_dynamic(*, starts_at: int = 0, scales_end_apart: bool = True, index: str = "floor") -> tuple[Rule, ...]:
-    kernel = functools.partial(_ascend, index=index, smallest_count=1, dtype="float32")
-    moved = kernel(moved=(0.5,), smallest=None)
-    mode_1 = kernel(start=starts_at, end=1, scales_end_apart=scales_end_apart, smallest=1)
-    return kernel(smallest=1), mode_1, moved, moved
-
+_ASCEND = replace(_MINDSPORE, grid="ceil", smallest_count=1, skips=None)
+# With an adaptive grid, a box without a size is divided by 0 on the device, with any result: here it is NaN.
+_STATIC = replace(_ASCEND, index="ceil", border="[-1, n)", smallest_count=None)
+_STATIC_GRADIENT = replace(_ASCEND, index="floor")
+_DYNAMIC = replace(_STATIC_GRADIENT, dtype="float32")
+_950 = replace(_DYNAMIC, index="trunc")
 
 # What MindSpore's operator computes on a device, by roi_end_mode. MAPPING.md has the evidence. Modes 2 and 3, which
 # MindSpore itself does not accept, are what other libraries ask Ascend's kernels for when aligned.
 DEVICES = {
     "cpu": MINDSPORE,
     "gpu": MINDSPORE,
-    "ascend-static": _ascend_static(),
-    "ascend-dynamic": _ascend_dynamic(),
-    "ascend-950": _ascend_dynamic(starts_at=1, scales_end_apart=False, index="trunc"),
+    "ascend-static": (_STATIC, replace(_STATIC, end=1, smallest=0), *[_moved(_ASCEND)] * 2),
+    "ascend-dynamic": (_DYNAMIC, replace(_DYNAMIC, end=1, scales_end_apart=True), *[_moved(_DYNAMIC)] * 2),
+    "ascend-950": (_950, replace(_950, start=1, end=1), *[_moved(_950)] * 2),
 }
 
 # What the kernel of its gradient computes there, by the mode of the gradient; MindSpore asks all of them for mode 1.
 GRADIENTS = DEVICES | {
-    "ascend-static": _ascend_static_gradient(),
-    "ascend-950": _ascend_dynamic(),
+    "ascend-static": (
+        _STATIC_GRADIENT,
+        replace(_STATIC_GRADIENT, end=1, smallest=0),
+        *[_moved(_STATIC_GRADIENT)] * 2,
+    ),
+    "ascend-950": DEVICES["ascend-dynamic"],
 }
 
 # All of them by a name of text: ``"cpu, mode 1"``, ``"cpu, gradient of mode 1"``.
