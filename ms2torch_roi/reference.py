@@ -54,9 +54,7 @@ def ms_roi_align(
     """
     params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode, rule=rule)
     named = rules.DEVICES[rule][roi_end_mode]
-    dtype = _compute_dtype({"features": features, "rois": rois})
-    if dtype == np.float16 and named.dtype is not None:
-        dtype = np.dtype(named.dtype)
+    dtype = rules.computed_in(named, _compute_dtype({"features": features, "rois": rois}).name)
     pooled = (pooled_height, pooled_width)
     params.check_shapes("ROIAlign", features.shape, rois.shape)
     params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled, sample_num)

@@ -138,6 +138,11 @@ NAMED = {
 }
 
 
+def computed_in(rule: Rule, dtype: str) -> str:
+    """Return the dtype that a rule computes tensors of a dtype in. Only float16 is ever computed in another."""
+    return rule.dtype if rule.dtype is not None and dtype == "float16" else dtype
+
+
 def names(device: str, mode: int, backward_device: str | None, backward_mode: int | None) -> tuple[str, str]:
     """Return the names of a device's rule, and of the one for the gradient: the same, unless another is asked for."""
     rule = f"{device}, mode {mode}"
