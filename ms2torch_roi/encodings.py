@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import rules
-from .rules import FeatureBoxes, Rule, is_finite
+from .rules import FeatureBoxes, is_finite
 
 Array = Any  # an array of the namespace ``xp``
 NDArray = npt.NDArray[Any]
@@ -75,48 +75,6 @@ def torchvision_calls(
     survives = (shifted[:, 1:] - boxes.dtype.type(0.5) == boxes[small, 1:]).all(1)
     calls.append(TorchvisionCall(small[survives], shifted[survives], sample_num, aligned=True))
     return [call for call in calls if len(call.rows)], small[~survives]
-
-
-def torchvision_call_of_all(
-    xp: Any, rois: Array, images: int, spatial_scale: float, rule: Rule
-) -> tuple[Array, Array, bool]:
-    """Encode (K, 5) rois as the boxes of one torchvision call with the samples of a rule, without a look at values.
-
-    The call is ``roi_align(features, boxes, pooled, 1.0, sample_num, aligned)``. Where the rule enlarges small boxes
-    to one cell it is not aligned, and has the very samples. Otherwise it is, and adding 0.5 can cost a coordinate its
-    last digits: between -0.25 and 0.5, and in the half cell below a power of two. Whole cells and the order of
-    coordinates are kept, so that a box within the image stays there, with all its samples.
-
-    Rows that pool to 0 lie outside the image, and an index that the rule refuses becomes -1. A sample on a border that
-    is outside for the rule, and not for torchvision, is inside.
-
-    Args:
-        xp: torch.
-        rois: (K, 5), in image pixels.
-        images: N.
-        spatial_scale: cells per pixel.
-        rule: any of MindSpore's.
-
-    Returns:
-        (K, 5) boxes; a bool without dimensions, that the rule takes every index, which torchvision checks on a CPU
-        only; and ``aligned``.
-    """
-    has_image = rules.has_image(xp, rule, rois[:, :1], images)
-    boxes, size = rules.feature_boxes(xp, rule, rois, spatial_scale)
-    aligned = rule.smallest != 1
-    if rule.smallest is not None:
-        end = _enlarged_end(xp, boxes, size, size if aligned else 0.5)
-        boxes = xp.concatenate((boxes[:, :3], end), 1)
-        size = end - boxes[:, 1:3]
-    # 0 times what is not finite is NaN, which a sum keeps everywhere, and a maximum does not in ONNX Runtime.
-    pool_to_0 = (size * 0).sum(1) != 0
-    if rule.skips == "near 0":
-        pool_to_0 = pool_to_0 | rules.near_0(xp, rois)
-    if aligned:
-        boxes[:, 1:].add_(0.5)
-    boxes[:, 1:].masked_fill_(pool_to_0[:, None], -4)
-    boxes[:, :1].masked_fill_(~has_image, -1)
-    return boxes, has_image.all(), aligned
 
 
 class MindSporeCall(NamedTuple):
@@ -208,7 +166,7 @@ def mindspore_rois_of_mode_1(xp: Any, boxes: Array, size: Array, scale: float) -
     Where both are so near to 0 that MindSpore would not write the row, the end is moved by a few of its last digits.
     """
     start = boxes[:, 1:3] / scale
-    end = _enlarged_end(xp, boxes, size, size) / scale
+    end = enlarged_end(xp, boxes, size, size) / scale
     end = xp.where(end + 1 == end, end, end - 1)
     end = xp.where(xp.logical_and(xp.abs(start) < 0.0015, xp.abs(end) < 0.0015), 2.0**-9, end)
     return xp.concatenate((boxes[:, :1], start, end), 1)
@@ -219,10 +177,11 @@ def boxes_to_enlarge(xp: Any, boxes: Array, size: Array) -> Array:
 
     Of a box that it enlarges any end will do that is not a cell away, nor NaN, nor near 0 when the start is.
     """
-    return xp.concatenate((boxes[:, :3], _enlarged_end(xp, boxes, size, 0.5)), 1)
+    return xp.concatenate((boxes[:, :3], enlarged_end(xp, boxes, size, 0.5)), 1)
 
 
-def _enlarged_end(xp: Any, boxes: Array, size: Array, enlarged_size: Any) -> Array:
+def enlarged_end(xp: Any, boxes: Array, size: Array, enlarged_size: Any) -> Array:
+    """Return the ends of boxes, or what is ``enlarged_size`` behind the start of those that a rule enlarges."""
     start, end = boxes[:, 1:3], boxes[:, 3:]
     return xp.where(end - start == size, end, start + enlarged_size)
 

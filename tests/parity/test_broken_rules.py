@@ -144,7 +144,7 @@ def _two_cells_after(enlarged_end):
 ENCODINGS = {
     "small boxes shifted inexactly": ("torchvision_calls", _everything_aligned, "boxes"),
     "small boxes enlarged in mode 1": ("torchvision_calls", _clamped, "boxes"),
-    "enlarged boxes of two cells": ("_enlarged_end", _two_cells_after, "boxes"),
+    "enlarged boxes of two cells": ("enlarged_end", _two_cells_after, "boxes"),
 }
 
 
