@@ -80,13 +80,11 @@ def torchvision_calls(
 class MindSporeCall(NamedTuple):
     """``mindspore.ops.ROIAlign(*pooled, scale, sample_num, mode)(features, rois)`` and the rows it computes.
 
-    The scale is 1 in mode 0, ``mindspore_scale`` in mode 1. MindSpore's gradient knows mode 1 only:
-    ``gradient_rois`` are the rois, of scale ``mindspore_scale``, whose gradient is that of this call.
+    The scale is 1 in mode 0, ``mindspore_scale`` in mode 1.
     """
 
-    rows: NDArray | None  # None: every row
+    rows: NDArray
     rois: NDArray
-    gradient_rois: NDArray
     sample_num: int
     roi_end_mode: int
 
@@ -103,7 +101,8 @@ def mindspore_calls(
 
     Mode 0 enlarges boxes to one cell, as torchvision does when not ``aligned``. Mode 1 does not; a few aligned boxes
     have no encoding in it (``mindspore_has_mode_1``), of which the large ones can do with mode 0. An adaptive grid is
-    MindSpore's fixed one, where it is as wide as high.
+    MindSpore's fixed one, where it is as wide as high. Round trips make these calls; a graph, which knows no values,
+    makes calls of all rows by the functions below.
 
     Args:
         feature_boxes: torchvision's, in NumPy.
@@ -114,9 +113,8 @@ def mindspore_calls(
         scale: ``mindspore_scale``.
 
     Returns:
-        The calls, and the rows that no call expresses: 1-D, ascending. A first call may cover every row
-        (``rows=None``); later calls and the caller then overwrite theirs. Rows in neither pool to 0: those that are not
-        finite, on which torchvision crashes, and those whose adaptive grid is empty.
+        The calls, of rows of their own, and the rows that no call expresses: 1-D, ascending. Rows in neither pool to 0:
+        those that are not finite, on which torchvision crashes, and those whose adaptive grid is empty.
     """
     boxes, size = feature_boxes
     grid = rules.sampling_grid(rules.TORCHVISION[aligned], size, (pooled_height, pooled_width), sampling_ratio)
@@ -129,22 +127,15 @@ def mindspore_calls(
     widest = (
         sampling_ratio if sampling_ratio > 0 else math.isqrt(MAX_ADAPTIVE_SAMPLES // (pooled_height * pooled_width))
     )
-    # Without finite rois of mode 1 there would be no gradient.
-    has_gradient = np.isfinite(mindspore_rois_of_mode_1(np, boxes, size, scale)[:, 1:]).all(1)
-    square = todo & has_gradient & (grid[:, 0] == grid[:, 1]) & (grid[:, 0] <= widest)
+    square = todo & (grid[:, 0] == grid[:, 1]) & (grid[:, 0] <= widest)
     calls: list[MindSporeCall] = []
     for mode, has_mode in encodings:
         for samples in np.unique(grid[square & has_mode, 0]):
-            mask = square & has_mode & (grid[:, 0] == samples)
-            if sampling_ratio > 0 and not calls:
-                rows, part = None, outside_unless(np, mask, boxes, size)
-            else:
-                rows = np.flatnonzero(mask)
-                part = boxes[rows], size[rows]
-            in_mode_1 = mindspore_rois_of_mode_1(np, *part, scale)
-            rois = in_mode_1 if mode == 1 else boxes_to_enlarge(np, *part)
-            calls.append(MindSporeCall(rows, rois, in_mode_1, int(samples), mode))
-            todo = todo & ~mask
+            rows = np.flatnonzero(square & has_mode & (grid[:, 0] == samples))
+            part = boxes[rows], size[rows]
+            rois = mindspore_rois_of_mode_1(np, *part, scale) if mode == 1 else boxes_to_enlarge(np, *part)
+            calls.append(MindSporeCall(rows, rois, int(samples), mode))
+            todo[rows] = False
     return calls, np.flatnonzero(todo)
 
 
