@@ -200,6 +200,15 @@ def has_image(xp: Any, rule: Rule, index: Array, images: int) -> Array:
     return xp.logical_and(number >= 0, number <= images - 1)
 
 
+def check_index(rule: Rule, index: NDArray, images: int, name: str) -> None:
+    """Raise RuntimeError naming the first row of ``name`` whose image index, as it stands there, is not taken."""
+    in_range = has_image(np, rule, index, images)
+    if not in_range.all():
+        row = int(in_range.argmin())
+        allowed = f"[0, {images - 1}]" if images else "empty: there are no images"
+        raise RuntimeError(f"{name} row {row}: image index {index[row]} is out of range, allowed is {allowed}")
+
+
 def _number(xp: Any, index: Array) -> Array:
     return xp.where(index == index, index, 0)
 
@@ -293,16 +302,28 @@ def place(
     )
 
 
-def check_grids(name: str, rule: Rule, samples: Samples, pooled: tuple[int, int], shape: Sequence[int]) -> None:
-    """Raise RuntimeError unless the adaptive grids of samples can be pooled, and in reason.
+def place_checked(
+    name: str,
+    rule: Rule,
+    rois: NDArray,
+    spatial_scale: float,
+    pooled: tuple[int, int],
+    sample_num: int,
+    shape: Sequence[int],
+) -> Samples:
+    """Place the samples of a call of the operator ``name``, on features of this shape (N, C, H, W).
 
-    Args:
-        name: of the operator.
-        rule: by which they were placed.
-        samples: of K boxes.
-        pooled: number of bins, ``(height, width)``.
-        shape: of the features, (N, C, H, W).
+    Raises:
+        RuntimeError: adaptive grids that cannot be pooled, or not in reason.
     """
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
+        samples = place(rule, rois, spatial_scale, pooled, sample_num, shape[2:])
+        if sample_num <= 0:
+            _check_grids(name, rule, samples, pooled, shape)
+    return samples
+
+
+def _check_grids(name: str, rule: Rule, samples: Samples, pooled: tuple[int, int], shape: Sequence[int]) -> None:
     grid, is_pooled = samples.grid, samples.image >= 0
     negative = is_pooled & (grid.prod(1) < 0)
     if rule.refuses_negative_grids and negative.any():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from broken import failed_categories
 
-from ms2torch_roi import encodings, params, rules
+from ms2torch_roi import encodings, rules
 from ms2torch_roi.parity import operators
 from ms2torch_roi.torch import cpu
 
@@ -111,7 +111,7 @@ def test_an_index_that_is_not_checked_is_caught(monkeypatch, mindspore_results, 
     def place(place, rule, rois, *arguments):  # so that the engines find an image nevertheless
         return place(rule, np.concatenate((0 * rois[:, :1], rois[:, 1:]), 1), *arguments)
 
-    monkeypatch.setattr(params, "check_index", lambda *_: None)
+    monkeypatch.setattr(rules, "check_index", lambda *_: None)
     monkeypatch.setattr(rules, "place", functools.partial(place, rules.place))
     assert "edge: errors" in failed_categories(mindspore_results)
     assert "edge: errors" in failed_categories(torchvision_results)
