@@ -33,7 +33,7 @@ class TorchvisionCall(NamedTuple):
 
 
 def torchvision_calls(
-    feature_boxes: FeatureBoxes, zero: NDArray, pooled_height: int, pooled_width: int, sample_num: int
+    feature_boxes: FeatureBoxes, skipped: NDArray, pooled_height: int, pooled_width: int, sample_num: int
 ) -> tuple[list[TorchvisionCall], NDArray]:
     """Encode MindSpore's feature boxes as torchvision calls with the same samples, bit for bit.
 
@@ -44,7 +44,7 @@ def torchvision_calls(
 
     Args:
         feature_boxes: MindSpore's, in NumPy.
-        zero: (K,) bool, rows that pool to 0 whatever their box.
+        skipped: (K,) bool, rows that pool to 0 whatever their box.
         pooled_height: as MindSpore's.
         pooled_width: as MindSpore's.
         sample_num: as MindSpore's.
@@ -54,7 +54,7 @@ def torchvision_calls(
     """
     boxes, size = feature_boxes
     boxes = boxes_to_enlarge(np, boxes, size)
-    keep = is_finite(np, boxes, size) & ~zero
+    keep = is_finite(np, boxes, size) & ~skipped
     if sample_num <= 0:
         grid = rules.sampling_grid(rules.MINDSPORE[1], size, (pooled_height, pooled_width), sample_num)
         widest = math.isqrt(MAX_ADAPTIVE_SAMPLES // (pooled_height * pooled_width))
@@ -63,7 +63,7 @@ def torchvision_calls(
         for samples in np.unique(grid[square, 0]):
             rows = np.flatnonzero(square & (grid[:, 0] == samples))
             calls.append(TorchvisionCall(rows, boxes[rows], int(samples), aligned=False))
-        return calls, np.flatnonzero(~square & ~zero)
+        return calls, np.flatnonzero(~square & ~skipped)
 
     large = keep & (size >= 1).all(1)
     rows = large.nonzero()[0]

@@ -353,8 +353,8 @@ def _placed(hypothesis: Hypothesis, case: MindSporeCase, values: NDArray) -> _Pl
         fragile = np.zeros(len(start), bool)
         for border in (0 if "0" in rule.border else -1, np.array(case.features.shape[:1:-1])):
             number = np.clip(np.rint((border - start) / step - 0.5), 0, pooled * grid - 1)
-            distance = np.abs(start + (np.where(np.isfinite(number), number, 0) + 0.5) * step - border)
-            fragile |= ((distance <= off) & ~(is_exact & (distance == 0)) & (grid > 0)).any(1)
+            apart = np.abs(start + (np.where(np.isfinite(number), number, 0) + 0.5) * step - border)
+            fragile |= ((apart <= off) & ~(is_exact & (apart == 0)) & (grid > 0)).any(1)
         if case.sample_num <= 0:
             fragile |= ((np.abs(bin_size - np.rint(bin_size)) <= off) & ~is_exact).any(1)
         image = samples.image

@@ -118,8 +118,8 @@ def test_an_index_that_is_not_checked_is_caught(monkeypatch, mindspore_results, 
 
 
 def _everything_aligned(encoding):
-    def torchvision_calls(feature_boxes, zero, pooled_height, pooled_width, sample_num):
-        calls, rest = encoding(feature_boxes, zero, pooled_height, pooled_width, sample_num)
+    def torchvision_calls(feature_boxes, skipped, pooled_height, pooled_width, sample_num):
+        calls, rest = encoding(feature_boxes, skipped, pooled_height, pooled_width, sample_num)
         if sample_num > 0:
             shifted = feature_boxes[0][rest] + np.asarray((0, 0.5, 0.5, 0.5, 0.5), feature_boxes[0].dtype)
             calls.append(encodings.TorchvisionCall(rest, shifted, sample_num, aligned=True))
