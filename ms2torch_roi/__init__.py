@@ -54,15 +54,17 @@ _FUNCTIONS = {
     "save_call": "parity.recording.saving",
 }
 
-# Public name: module that holds it, the packages that module runs on, the extra that installs them.
-_FRAMEWORK_NAMES = {
-    "ROIAlign": ("torch", ("torch", "torchvision"), "torch"),
-    "SingleRoIExtractor": ("torch.extractors", ("torch", "torchvision"), "torch"),
-    "RoIAlign": ("mindspore", ("mindspore",), "mindspore"),
-    "MultiScaleRoIAlign": ("mindspore.extractors", ("mindspore",), "mindspore"),
-    "roi_align": ("mindspore", ("mindspore",), "mindspore"),
-}
+# Extra: the packages that it is for.
+PACKAGES = {"torch": ("torch", "torchvision"), "mindspore": ("mindspore",)}
 
+# Public name: module that holds it, the extra that it runs on.
+_FRAMEWORK_NAMES = {
+    "ROIAlign": ("torch", "torch"),
+    "SingleRoIExtractor": ("torch.extractors", "torch"),
+    "RoIAlign": ("mindspore", "mindspore"),
+    "MultiScaleRoIAlign": ("mindspore.extractors", "mindspore"),
+    "roi_align": ("mindspore", "mindspore"),
+}
 
 # CPython versions that MindSpore has wheels for: the first, and the first that it has none for.
 _MINDSPORE_PYTHONS = (3, 10), (3, 13)
@@ -77,14 +79,14 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f".{_FUNCTIONS[name]}", __name__), name)
     if name not in _FRAMEWORK_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, packages, extra = _FRAMEWORK_NAMES[name]
+    module, extra = _FRAMEWORK_NAMES[name]
     try:
         return getattr(importlib.import_module(f".{module}", __name__), name)
     except ModuleNotFoundError as error:
-        if error.name not in packages:
+        if error.name not in PACKAGES[extra]:
             raise
         raise ImportError(
-            f"ms2torch_roi.{name} runs on {' and '.join(packages)}, but {error.name} is not installed."
+            f"ms2torch_roi.{name} runs on {' and '.join(PACKAGES[extra])}, but {error.name} is not installed."
             f" {how_to_install(extra)}"
         ) from error
 
@@ -111,8 +113,8 @@ def how_to_install(extra: str) -> str:
 
 def _missing(name: str) -> bool:
     """Tell whether a package is not installed that a public name runs on."""
-    _, packages, _ = _FRAMEWORK_NAMES[name]
-    return any(importlib.util.find_spec(package) is None for package in packages)
+    _, extra = _FRAMEWORK_NAMES[name]
+    return any(importlib.util.find_spec(package) is None for package in PACKAGES[extra])
 
 
 def __dir__() -> list[str]:

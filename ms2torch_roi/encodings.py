@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import rules
-from .rules import FeatureBoxes, Rule, is_finite
+from .rules import FeatureBoxes, is_finite
 
 Array = Any  # an array of the namespace ``xp``
 NDArray = npt.NDArray[Any]
@@ -33,7 +33,7 @@ class TorchvisionCall(NamedTuple):
 
 
 def torchvision_calls(
-    feature_boxes: FeatureBoxes, zero: NDArray, pooled_height: int, pooled_width: int, sample_num: int
+    feature_boxes: FeatureBoxes, skipped: NDArray, pooled_height: int, pooled_width: int, sample_num: int
 ) -> tuple[list[TorchvisionCall], NDArray]:
     """Encode MindSpore's feature boxes as torchvision calls with the same samples, bit for bit.
 
@@ -44,7 +44,7 @@ def torchvision_calls(
 
     Args:
         feature_boxes: MindSpore's, in NumPy.
-        zero: (K,) bool, rows that pool to 0 whatever their box.
+        skipped: (K,) bool, rows that pool to 0 whatever their box.
         pooled_height: as MindSpore's.
         pooled_width: as MindSpore's.
         sample_num: as MindSpore's.
@@ -54,7 +54,7 @@ def torchvision_calls(
     """
     boxes, size = feature_boxes
     boxes = boxes_to_enlarge(np, boxes, size)
-    keep = is_finite(np, boxes, size) & ~zero
+    keep = is_finite(np, boxes, size) & ~skipped
     if sample_num <= 0:
         grid = rules.sampling_grid(rules.MINDSPORE[1], size, (pooled_height, pooled_width), sample_num)
         widest = math.isqrt(MAX_ADAPTIVE_SAMPLES // (pooled_height * pooled_width))
@@ -63,7 +63,7 @@ def torchvision_calls(
         for samples in np.unique(grid[square, 0]):
             rows = np.flatnonzero(square & (grid[:, 0] == samples))
             calls.append(TorchvisionCall(rows, boxes[rows], int(samples), aligned=False))
-        return calls, np.flatnonzero(~square & ~zero)
+        return calls, np.flatnonzero(~square & ~skipped)
 
     large = keep & (size >= 1).all(1)
     rows = large.nonzero()[0]
@@ -77,58 +77,14 @@ def torchvision_calls(
     return [call for call in calls if len(call.rows)], small[~survives]
 
 
-def torchvision_call_of_all(
-    xp: Any, rois: Array, images: int, spatial_scale: float, rule: Rule
-) -> tuple[Array, Array, bool]:
-    """Encode (K, 5) rois as the boxes of one torchvision call with the samples of a rule, without a look at values.
-
-    The call is ``roi_align(features, boxes, pooled, 1.0, sample_num, aligned)``. Where the rule enlarges small boxes
-    to one cell it is not aligned, and has the very samples. Otherwise it is, and adding 0.5 can cost a coordinate its
-    last digits: between -0.25 and 0.5, and in the half cell below a power of two. Whole cells and the order of
-    coordinates are kept, so that a box within the image stays there, with all its samples.
-
-    Rows that pool to 0 lie outside the image, and an index that the rule refuses becomes -1. A sample on a border that
-    is outside for the rule, and not for torchvision, is inside.
-
-    Args:
-        xp: torch.
-        rois: (K, 5), in image pixels.
-        images: N.
-        spatial_scale: cells per pixel.
-        rule: any of MindSpore's.
-
-    Returns:
-        (K, 5) boxes; a bool without dimensions, that the rule takes every index, which torchvision checks on a CPU
-        only; and ``aligned``.
-    """
-    has_image = rules.has_image(xp, rule, rois[:, :1], images)
-    boxes, size = rules.feature_boxes(xp, rule, rois, spatial_scale)
-    aligned = rule.smallest != 1
-    if rule.smallest is not None:
-        end = _enlarged_end(xp, boxes, size, size if aligned else 0.5)
-        boxes = xp.concatenate((boxes[:, :3], end), 1)
-        size = end - boxes[:, 1:3]
-    # 0 times what is not finite is NaN, which a sum keeps everywhere, and a maximum does not in ONNX Runtime.
-    pool_to_0 = (size * 0).sum(1) != 0
-    if rule.skips == "near 0":
-        pool_to_0 = pool_to_0 | rules.near_0(xp, rois)
-    if aligned:
-        boxes[:, 1:].add_(0.5)
-    boxes[:, 1:].masked_fill_(pool_to_0[:, None], -4)
-    boxes[:, :1].masked_fill_(~has_image, -1)
-    return boxes, has_image.all(), aligned
-
-
 class MindSporeCall(NamedTuple):
     """``mindspore.ops.ROIAlign(*pooled, scale, sample_num, mode)(features, rois)`` and the rows it computes.
 
-    The scale is 1 in mode 0, ``mindspore_scale`` in mode 1. MindSpore's gradient knows mode 1 only:
-    ``gradient_rois`` are the rois, of scale ``mindspore_scale``, whose gradient is that of this call.
+    The scale is 1 in mode 0, ``mindspore_scale`` in mode 1.
     """
 
-    rows: NDArray | None  # None: every row
+    rows: NDArray
     rois: NDArray
-    gradient_rois: NDArray
     sample_num: int
     roi_end_mode: int
 
@@ -145,7 +101,8 @@ def mindspore_calls(
 
     Mode 0 enlarges boxes to one cell, as torchvision does when not ``aligned``. Mode 1 does not; a few aligned boxes
     have no encoding in it (``mindspore_has_mode_1``), of which the large ones can do with mode 0. An adaptive grid is
-    MindSpore's fixed one, where it is as wide as high.
+    MindSpore's fixed one, where it is as wide as high. Round trips make these calls; a graph, which knows no values,
+    makes calls of all rows by the functions below.
 
     Args:
         feature_boxes: torchvision's, in NumPy.
@@ -156,9 +113,8 @@ def mindspore_calls(
         scale: ``mindspore_scale``.
 
     Returns:
-        The calls, and the rows that no call expresses: 1-D, ascending. A first call may cover every row
-        (``rows=None``); later calls and the caller then overwrite theirs. Rows in neither pool to 0: those that are not
-        finite, on which torchvision crashes, and those whose adaptive grid is empty.
+        The calls, of rows of their own, and the rows that no call expresses: 1-D, ascending. Rows in neither pool to 0:
+        those that are not finite, on which torchvision crashes, and those whose adaptive grid is empty.
     """
     boxes, size = feature_boxes
     grid = rules.sampling_grid(rules.TORCHVISION[aligned], size, (pooled_height, pooled_width), sampling_ratio)
@@ -171,22 +127,15 @@ def mindspore_calls(
     widest = (
         sampling_ratio if sampling_ratio > 0 else math.isqrt(MAX_ADAPTIVE_SAMPLES // (pooled_height * pooled_width))
     )
-    # Without finite rois of mode 1 there would be no gradient.
-    has_gradient = np.isfinite(mindspore_rois_of_mode_1(np, boxes, size, scale)[:, 1:]).all(1)
-    square = todo & has_gradient & (grid[:, 0] == grid[:, 1]) & (grid[:, 0] <= widest)
+    square = todo & (grid[:, 0] == grid[:, 1]) & (grid[:, 0] <= widest)
     calls: list[MindSporeCall] = []
     for mode, has_mode in encodings:
         for samples in np.unique(grid[square & has_mode, 0]):
-            mask = square & has_mode & (grid[:, 0] == samples)
-            if sampling_ratio > 0 and not calls:
-                rows, part = None, outside_unless(np, mask, boxes, size)
-            else:
-                rows = np.flatnonzero(mask)
-                part = boxes[rows], size[rows]
-            in_mode_1 = mindspore_rois_of_mode_1(np, *part, scale)
-            rois = in_mode_1 if mode == 1 else boxes_to_enlarge(np, *part)
-            calls.append(MindSporeCall(rows, rois, in_mode_1, int(samples), mode))
-            todo = todo & ~mask
+            rows = np.flatnonzero(square & has_mode & (grid[:, 0] == samples))
+            part = boxes[rows], size[rows]
+            rois = mindspore_rois_of_mode_1(np, *part, scale) if mode == 1 else boxes_to_enlarge(np, *part)
+            calls.append(MindSporeCall(rows, rois, int(samples), mode))
+            todo[rows] = False
     return calls, np.flatnonzero(todo)
 
 
@@ -208,7 +157,7 @@ def mindspore_rois_of_mode_1(xp: Any, boxes: Array, size: Array, scale: float) -
     Where both are so near to 0 that MindSpore would not write the row, the end is moved by a few of its last digits.
     """
     start = boxes[:, 1:3] / scale
-    end = _enlarged_end(xp, boxes, size, size) / scale
+    end = enlarged_end(xp, boxes, size, size) / scale
     end = xp.where(end + 1 == end, end, end - 1)
     end = xp.where(xp.logical_and(xp.abs(start) < 0.0015, xp.abs(end) < 0.0015), 2.0**-9, end)
     return xp.concatenate((boxes[:, :1], start, end), 1)
@@ -219,10 +168,11 @@ def boxes_to_enlarge(xp: Any, boxes: Array, size: Array) -> Array:
 
     Of a box that it enlarges any end will do that is not a cell away, nor NaN, nor near 0 when the start is.
     """
-    return xp.concatenate((boxes[:, :3], _enlarged_end(xp, boxes, size, 0.5)), 1)
+    return xp.concatenate((boxes[:, :3], enlarged_end(xp, boxes, size, 0.5)), 1)
 
 
-def _enlarged_end(xp: Any, boxes: Array, size: Array, enlarged_size: Any) -> Array:
+def enlarged_end(xp: Any, boxes: Array, size: Array, enlarged_size: Any) -> Array:
+    """Return the ends of boxes, or what is ``enlarged_size`` behind the start of those that a rule enlarges."""
     start, end = boxes[:, 1:3], boxes[:, 3:]
     return xp.where(end - start == size, end, start + enlarged_size)
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 # Both kernels address pixels and outputs in 32-bit integers that wrap around silently.
 INT32_MAX = 2**31 - 1
@@ -226,7 +225,7 @@ def check_sizes(
 ) -> None:
     """Raise RuntimeError if the inputs or the output would hold 2**31 values or more, or a fixed grid takes too long.
 
-    The cost of an adaptive grid depends on the boxes: ``sampling.check_grids`` adds it up. Arguments as above.
+    The cost of an adaptive grid depends on the boxes: ``rules.place_checked`` adds it up. Arguments as above.
     """
     for what, values in sizes(name, features, rois, pooled_height, pooled_width).items():
         check_size(what, values)
@@ -266,11 +265,3 @@ def check_boxes_of_images(shapes: Sequence[Sequence[int]]) -> None:
     for image, shape in enumerate(shapes):
         if len(shape) != 2 or shape[1] != 4:
             raise AssertionError(f"boxes[{image}] must have shape (L, 4), rows of (x1, y1, x2, y2), got {tuple(shape)}")
-
-
-def check_index(index: npt.NDArray[Any], in_range: npt.NDArray[Any], images: int, name: str) -> None:
-    """Raise RuntimeError naming the first row of ``name`` whose image index is not ``in_range``."""
-    if not in_range.all():
-        row = int(in_range.argmin())
-        allowed = f"[0, {images - 1}]" if images else "empty: there are no images"
-        raise RuntimeError(f"{name} row {row}: image index {index[row]} is out of range, allowed is {allowed}")

@@ -54,20 +54,14 @@ def ms_roi_align(
     """
     params.check_mindspore_arguments(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode, rule=rule)
     named = rules.DEVICES[rule][roi_end_mode]
-    dtype = _compute_dtype({"features": features, "rois": rois})
-    if dtype == np.float16 and named.dtype is not None:
-        dtype = np.dtype(named.dtype)
+    dtype = rules.computed_in(named, _compute_dtype({"features": features, "rois": rois}).name)
     pooled = (pooled_height, pooled_width)
     params.check_shapes("ROIAlign", features.shape, rois.shape)
     params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled, sample_num)
     rois = rois.astype(dtype)
-    in_range = rules.has_image(np, named, rois[:, 0], features.shape[0])
-    params.check_index(rois[:, 0], in_range, features.shape[0], "rois")
-    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        samples = rules.place(named, rois, spatial_scale, pooled, sample_num, features.shape[2:])
-        if sample_num <= 0:
-            rules.check_grids("ROIAlign", named, samples, pooled, features.shape)
-        return sampling.pool(features.astype(dtype), samples, pooled).astype(features.dtype)
+    rules.check_index(named, rois[:, 0], features.shape[0], "rois")
+    samples = rules.place_checked("ROIAlign", named, rois, spatial_scale, pooled, sample_num, features.shape)
+    return sampling.pool(features.astype(dtype), samples, pooled).astype(features.dtype)
 
 
 def tv_roi_align(
@@ -120,13 +114,9 @@ def tv_roi_align(
     params.check_shapes("roi_align", input.shape, rois.shape)
     params.check_sizes("roi_align", input.shape, rois.shape, *pooled, sampling_ratio)
     rule = rules.TORCHVISION[aligned]
-    in_range = rules.has_image(np, rule, rois[:, 0], input.shape[0])
-    params.check_index(rois[:, 0], in_range, input.shape[0], "boxes")
-    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        samples = rules.place(rule, rois, spatial_scale, pooled, sampling_ratio, input.shape[2:])
-        if sampling_ratio <= 0:
-            rules.check_grids("roi_align", rule, samples, pooled, input.shape)
-        return sampling.pool(input, samples, pooled)
+    rules.check_index(rule, rois[:, 0], input.shape[0], "boxes")
+    samples = rules.place_checked("roi_align", rule, rois, spatial_scale, pooled, sampling_ratio, input.shape)
+    return sampling.pool(input, samples, pooled)
 
 
 def _compute_dtype(arrays: dict[str, NDArray]) -> np.dtype[Any]:

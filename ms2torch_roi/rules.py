@@ -8,9 +8,8 @@ From there on the kernels do the same arithmetic, whatever the rule (``sampling.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -71,87 +70,63 @@ class Rule:
     dtype: str | None = None
 
 
-def _mindspore(**fields: Any) -> Rule:
-    return Rule(
-        **fields,
-        enlarges_nan=True,
-        index="round",
-        grid="floor",
-        smallest_count=None,
-        rounds_lengths=True,
-        outside_adds_0=False,
-        refuses_negative_grids=False,
-        skips="near 0",
-    )
+def _moved(rule: Rule) -> Rule:
+    return replace(rule, moved=(0.5,), smallest=None)
 
 
-def _torchvision(**fields: Any) -> Rule:
-    return Rule(
-        **fields,
-        enlarges_nan=False,
-        index="trunc",
-        grid="ceil",
-        smallest_count=1,
-        rounds_lengths=False,
-        outside_adds_0=True,
-        refuses_negative_grids=True,
-        skips="not finite",
-    )
-
-
-def _ascend(**fields: Any) -> Rule:
-    return Rule(
-        **fields,
-        enlarges_nan=True,
-        grid="ceil",
-        rounds_lengths=True,
-        outside_adds_0=False,
-        refuses_negative_grids=False,
-        skips=None,
-    )
-
-
+_MINDSPORE = Rule(
+    smallest=1,
+    enlarges_nan=True,
+    index="round",
+    grid="floor",
+    smallest_count=None,
+    rounds_lengths=True,
+    outside_adds_0=False,
+    refuses_negative_grids=False,
+    skips="near 0",
+)
 # MindSpore's CPU operator, by roi_end_mode.
-MINDSPORE = (_mindspore(smallest=1), _mindspore(end=1, smallest=None))
+MINDSPORE = (_MINDSPORE, replace(_MINDSPORE, end=1, smallest=None))
 
+_TORCHVISION = Rule(
+    smallest=1,
+    enlarges_nan=False,
+    index="trunc",
+    grid="ceil",
+    smallest_count=1,
+    rounds_lengths=False,
+    outside_adds_0=True,
+    refuses_negative_grids=True,
+    skips="not finite",
+)
 # torchvision's CPU operator, by aligned.
-TORCHVISION = (_torchvision(smallest=1), _torchvision(moved=(0.5,), smallest=None))
+TORCHVISION = (_TORCHVISION, _moved(_TORCHVISION))
 
-
-def _ascend_static() -> tuple[Rule, ...]:
-    # With an adaptive grid, a box without a size is divided by 0 on the device, with any result: here it is NaN.
-    kernel = functools.partial(_ascend, index="ceil", border="[-1, n)", smallest_count=None)
-    other_kernel = _ascend(moved=(0.5,), smallest=None, index="round", smallest_count=1)
-    return kernel(smallest=1), kernel(end=1, smallest=0), other_kernel, other_kernel
-
-
-def _ascend_static_gradient() -> tuple[Rule, ...]:
-    kernel = functools.partial(_ascend, index="floor", smallest_count=1)
-    moved = kernel(moved=(0.5,), smallest=None)
-    return kernel(smallest=1), kernel(end=1, smallest=0), moved, moved
-
-
-def _ascend_dynamic(*, starts_at: int = 0, scales_end_apart: bool = True, index: str = "floor") -> tuple[Rule, ...]:
-    kernel = functools.partial(_ascend, index=index, smallest_count=1, dtype="float32")
-    moved = kernel(moved=(0.5,), smallest=None)
-    mode_1 = kernel(start=starts_at, end=1, scales_end_apart=scales_end_apart, smallest=1)
-    return kernel(smallest=1), mode_1, moved, moved
-
+_ASCEND = replace(_MINDSPORE, grid="ceil", smallest_count=1, skips=None)
+# With an adaptive grid, a box without a size is divided by 0 on the device, with any result: here it is NaN.
+_STATIC = replace(_ASCEND, index="ceil", border="[-1, n)", smallest_count=None)
+_STATIC_GRADIENT = replace(_ASCEND, index="floor")
+_DYNAMIC = replace(_STATIC_GRADIENT, dtype="float32")
+_950 = replace(_DYNAMIC, index="trunc")
 
 # What MindSpore's operator computes on a device, by roi_end_mode. MAPPING.md has the evidence. Modes 2 and 3, which
 # MindSpore itself does not accept, are what other libraries ask Ascend's kernels for when aligned.
 DEVICES = {
     "cpu": MINDSPORE,
     "gpu": MINDSPORE,
-    "ascend-static": _ascend_static(),
-    "ascend-dynamic": _ascend_dynamic(),
-    "ascend-950": _ascend_dynamic(starts_at=1, scales_end_apart=False, index="trunc"),
+    "ascend-static": (_STATIC, replace(_STATIC, end=1, smallest=0), *[_moved(_ASCEND)] * 2),
+    "ascend-dynamic": (_DYNAMIC, replace(_DYNAMIC, end=1, scales_end_apart=True), *[_moved(_DYNAMIC)] * 2),
+    "ascend-950": (_950, replace(_950, start=1, end=1), *[_moved(_950)] * 2),
 }
 
 # What the kernel of its gradient computes there, by the mode of the gradient; MindSpore asks all of them for mode 1.
 GRADIENTS = DEVICES | {
-    "ascend-static": _ascend_static_gradient(),
-    "ascend-950": _ascend_dynamic(),
+    "ascend-static": (
+        _STATIC_GRADIENT,
+        replace(_STATIC_GRADIENT, end=1, smallest=0),
+        *[_moved(_STATIC_GRADIENT)] * 2,
+    ),
+    "ascend-950": DEVICES["ascend-dynamic"],
 }
 
 # All of them by a name of text: ``"cpu, mode 1"``, ``"cpu, gradient of mode 1"``.
@@ -161,6 +136,11 @@ NAMED = {
     for device, of_modes in rules_of_devices.items()
     for mode, rule in enumerate(of_modes)
 }
+
+
+def computed_in(rule: Rule, dtype: str) -> str:
+    """Return the dtype that a rule computes tensors of a dtype in. Only float16 is ever computed in another."""
+    return rule.dtype if rule.dtype is not None and dtype == "float16" else dtype
 
 
 def names(device: str, mode: int, backward_device: str | None, backward_mode: int | None) -> tuple[str, str]:
@@ -218,6 +198,15 @@ def has_image(xp: Any, rule: Rule, index: Array, images: int) -> Array:
         return xp.logical_and(index >= 0, index < images)
     number = _number(xp, index)
     return xp.logical_and(number >= 0, number <= images - 1)
+
+
+def check_index(rule: Rule, index: NDArray, images: int, name: str) -> None:
+    """Raise RuntimeError naming the first row of ``name`` whose image index, as it stands there, is not taken."""
+    in_range = has_image(np, rule, index, images)
+    if not in_range.all():
+        row = int(in_range.argmin())
+        allowed = f"[0, {images - 1}]" if images else "empty: there are no images"
+        raise RuntimeError(f"{name} row {row}: image index {index[row]} is out of range, allowed is {allowed}")
 
 
 def _number(xp: Any, index: Array) -> Array:
@@ -313,16 +302,28 @@ def place(
     )
 
 
-def check_grids(name: str, rule: Rule, samples: Samples, pooled: tuple[int, int], shape: Sequence[int]) -> None:
-    """Raise RuntimeError unless the adaptive grids of samples can be pooled, and in reason.
+def place_checked(
+    name: str,
+    rule: Rule,
+    rois: NDArray,
+    spatial_scale: float,
+    pooled: tuple[int, int],
+    sample_num: int,
+    shape: Sequence[int],
+) -> Samples:
+    """Place the samples of a call of the operator ``name``, on features of this shape (N, C, H, W).
 
-    Args:
-        name: of the operator.
-        rule: by which they were placed.
-        samples: of K boxes.
-        pooled: number of bins, ``(height, width)``.
-        shape: of the features, (N, C, H, W).
+    Raises:
+        RuntimeError: adaptive grids that cannot be pooled, or not in reason.
     """
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
+        samples = place(rule, rois, spatial_scale, pooled, sample_num, shape[2:])
+        if sample_num <= 0:
+            _check_grids(name, rule, samples, pooled, shape)
+    return samples
+
+
+def _check_grids(name: str, rule: Rule, samples: Samples, pooled: tuple[int, int], shape: Sequence[int]) -> None:
     grid, is_pooled = samples.grid, samples.image >= 0
     negative = is_pooled & (grid.prod(1) < 0)
     if rule.refuses_negative_grids and negative.any():

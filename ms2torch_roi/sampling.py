@@ -25,21 +25,22 @@ _CORNERS = tuple(itertools.product((0, 1), (0, 1)))
 def pool(features: NDArray, samples: Samples, pooled: Sequence[int]) -> NDArray:
     """Pool K rows of (N, C, H, W) features, of the dtype of the samples: (K, C, pooled_height, pooled_width)."""
     output = np.zeros((len(samples.image), features.shape[1], *pooled), features.dtype)
-    for row in np.flatnonzero(samples.image >= 0):
-        planes = features[samples.image[row]]
-        y, x = _along_both_axes(samples, row, pooled, planes.shape[1:])
-        total = output[row]
-        for i, j in itertools.product(range(y.inside.shape[1]), range(x.inside.shape[1])):
-            value: Any = None
-            for low_or_high_y, low_or_high_x in _CORNERS:
-                weight = y.weights[:, i, low_or_high_y, None] * x.weights[:, j, low_or_high_x]
-                term = planes[:, y.cells[:, i, low_or_high_y, None], x.cells[:, j, low_or_high_x]] * weight
-                value = term if value is None else value + term
-            np.add(total, value, out=total, where=y.inside[:, i, None] & x.inside[:, j])
-        if samples.outside_adds_0:
-            outside = np.multiply.outer(y.inside.sum(1), x.inside.sum(1)) < samples.grid[row].clip(0).prod()
-            np.add(total, 0 * planes[:, :1, :1], out=total, where=outside)
-        total /= samples.divisor[row]
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the definition
+        for row in np.flatnonzero(samples.image >= 0):
+            planes = features[samples.image[row]]
+            y, x = _along_both_axes(samples, row, pooled, planes.shape[1:])
+            total = output[row]
+            for i, j in itertools.product(range(y.inside.shape[1]), range(x.inside.shape[1])):
+                value: Any = None
+                for low_or_high_y, low_or_high_x in _CORNERS:
+                    weight = y.weights[:, i, low_or_high_y, None] * x.weights[:, j, low_or_high_x]
+                    term = planes[:, y.cells[:, i, low_or_high_y, None], x.cells[:, j, low_or_high_x]] * weight
+                    value = term if value is None else value + term
+                np.add(total, value, out=total, where=y.inside[:, i, None] & x.inside[:, j])
+            if samples.outside_adds_0:
+                outside = np.multiply.outer(y.inside.sum(1), x.inside.sum(1)) < samples.grid[row].clip(0).prod()
+                np.add(total, 0 * planes[:, :1, :1], out=total, where=outside)
+            total /= samples.divisor[row]
     return output
 
 
@@ -50,20 +51,21 @@ def gradient(of_output: NDArray, samples: Samples, shape: Sequence[int]) -> NDAr
     """
     _, channels, height, width = shape
     of_features = np.zeros(shape, of_output.dtype)
-    for row in np.flatnonzero(samples.image >= 0):
-        of_cells = np.zeros((height * width, channels), of_output.dtype)
-        planes = of_features[samples.image[row]].reshape(channels, -1)
-        of_cells[:] = planes.T
-        y, x = _along_both_axes(samples, row, of_output.shape[2:], (height, width))
-        for p, q in itertools.product(range(len(y.cells)), range(len(x.cells))):
-            cells_y, cells_x = y.cells[p][y.inside[p]], x.cells[q][x.inside[q]]
-            weights_y, weights_x = y.weights[p][y.inside[p]], x.weights[q][x.inside[q]]
-            # (samples along y, samples along x, 2, 2)
-            cells = cells_y[:, None, :, None] * width + cells_x[:, None]
-            weights = weights_y[:, None, :, None] * weights_x[:, None]
-            terms = of_output[row, :, p, q] * weights.reshape(-1, 1) / samples.divisor[row]
-            np.add.at(of_cells, cells.reshape(-1), terms)
-        planes[:] = of_cells.T
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the definition
+        for row in np.flatnonzero(samples.image >= 0):
+            of_cells = np.zeros((height * width, channels), of_output.dtype)
+            planes = of_features[samples.image[row]].reshape(channels, -1)
+            of_cells[:] = planes.T
+            y, x = _along_both_axes(samples, row, of_output.shape[2:], (height, width))
+            for p, q in itertools.product(range(len(y.cells)), range(len(x.cells))):
+                cells_y, cells_x = y.cells[p][y.inside[p]], x.cells[q][x.inside[q]]
+                weights_y, weights_x = y.weights[p][y.inside[p]], x.weights[q][x.inside[q]]
+                # (samples along y, samples along x, 2, 2)
+                cells = cells_y[:, None, :, None] * width + cells_x[:, None]
+                weights = weights_y[:, None, :, None] * weights_x[:, None]
+                terms = of_output[row, :, p, q] * weights.reshape(-1, 1) / samples.divisor[row]
+                np.add.at(of_cells, cells.reshape(-1), terms)
+            planes[:] = of_cells.T
     return of_features
 
 

@@ -100,26 +100,13 @@ def golden_calls() -> Iterator[tuple[str, calls.Call]]:
         weights = gradient = None
         if name.startswith(WITH_GRADIENT):
             weights = np.random.default_rng(1).standard_normal(result.shape).astype(result.dtype)
-            gradient = _gradient(case, weights, name)
+            gradient = operators.original_gradient(case, weights)
         yield (
             name,
             calls.Call(
                 case=case, output=result, output_gradient=weights, features_gradient=gradient, versions=versions
             ),
         )
-
-
-def _gradient(case: MindSporeCase, weights: NDArray, name: str) -> NDArray:
-    """Run the operator that ``mindspore.grad`` runs for ROIAlign, in the dtype that it runs it in."""
-    ms = operators.import_mindspore()
-    from mindspore.ops.operations._grad_ops import ROIAlignGrad
-
-    operator = ROIAlignGrad(case.pooled_height, case.pooled_width, case.spatial_scale, case.sample_num)
-    # The first call of an operator takes one thread, and adds in one order; the name makes it a new operator.
-    operator.add_prim_attr("arguments", name)
-    gradient, rois = (ms.Tensor(array.astype(case.dtype)) for array in (weights, case.rois))
-    result: NDArray = operator(gradient, rois, case.features.shape).asnumpy().astype(case.features.dtype)
-    return result
 
 
 def record() -> Path:

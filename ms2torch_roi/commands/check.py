@@ -13,7 +13,7 @@ DESCRIPTION = (
     "Run both frameworks on the documented example, a catalogue of edge cases, and random cases, and"
     " compare the bits of every row that the original defines. There are two directions: MindSpore's operator"
     " against its port to torch (to-torch), and torchvision's against its port to MindSpore (to-mindspore). In a"
-    " round trip, the calls of the other framework that a port makes are taken back by the other port."
+    " round trip, the calls of the other operator that sample the same places run on its port."
 )
 EPILOG = STATUSES.format("check")
 

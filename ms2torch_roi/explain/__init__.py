@@ -136,8 +136,8 @@ def _torchvision_call(mindspore: Placement, box: Box, roi_end_mode: int, rule: R
     if mindspore.problem is not None:
         return None, _WITHOUT_EQUAL[mindspore.problem]
     rois, pooled, spatial_scale, sample_num, size = box
-    if rois.dtype == np.float16 and rule.dtype is not None:
-        return None, f"The kernel computes float16 in {rule.dtype}. {_SAMPLED}"
+    if rois.dtype != rules.computed_in(rule, rois.dtype.name):
+        return None, f"The kernel computes {rois.dtype} in {rule.dtype}. {_SAMPLED}"
     x, y = mindspore.grid.tolist()
     samples = x * y * pooled[0] * pooled[1]
     if not rules.rounds_alike(rois.dtype, *pooled, sample_num, *(size or ())):

@@ -102,8 +102,7 @@ def of_torchvision(box: Box, aligned: bool) -> Placement:
 def _placement(library: str, setting: str, rule: Rule, box: Box) -> Placement:
     """Return where a rule samples a box."""
     rois, pooled, spatial_scale, sample_num, size = box
-    if rois.dtype == np.float16 and rule.dtype is not None:
-        rois = rois.astype(rule.dtype)
+    rois = rois.astype(rules.computed_in(rule, rois.dtype.name))
     boxes, used_size = rules.feature_boxes(np, rule, rois, spatial_scale)
     samples = rules.place(rule, rois, spatial_scale, pooled, sample_num, size or (1, 1))
     start, bin_size, grid = samples.start[0], samples.bin_size[0], samples.grid[0]

@@ -56,8 +56,7 @@ class Engine(nn.Cell):  # type: ignore[misc]
     def construct(self, features: ms.Tensor) -> ms.Tensor:
         values = features.asnumpy()
         output = np.empty((len(self.samples.image), values.shape[1], *self.pooled), values.dtype)
-        with np.errstate(all="ignore"):
-            engine.pool(values, self.samples, output, threads())
+        engine.pool(values, self.samples, output, threads())
         return ms.Tensor.from_numpy(output)
 
     def bprop(self, features: ms.Tensor, output: ms.Tensor, gradient: ms.Tensor) -> tuple[ms.Tensor]:
@@ -75,8 +74,7 @@ class _EngineGradient(nn.Cell):  # type: ignore[misc]
     def construct(self, gradient: ms.Tensor) -> ms.Tensor:
         of_output = gradient.asnumpy()
         of_features = np.empty(self.shape, of_output.dtype)
-        with np.errstate(all="ignore"):
-            engine.gradient(of_output, self.samples, of_features, threads())
+        engine.gradient(of_output, self.samples, of_features, threads())
         return ms.Tensor.from_numpy(of_features)
 
     def bprop(self, gradient: ms.Tensor, output: ms.Tensor, of_output: ms.Tensor) -> tuple[ms.Tensor]:

@@ -30,8 +30,7 @@ class OnHost(nn.Cell):  # type: ignore[misc]
         def pool(features: NDArray, boxes: NDArray) -> NDArray:
             samples = pynative.place(boxes, features.shape, pooled, spatial_scale, sampling_ratio, aligned)
             output = np.empty((len(boxes), features.shape[1], *pooled), features.dtype)
-            with np.errstate(all="ignore"):
-                engine.pool(features, samples, output, threads())
+            engine.pool(features, samples, output, threads())
             return output
 
         def shape_of_output(features: Sequence[int], boxes: Sequence[int]) -> tuple[int, ...]:
@@ -58,8 +57,7 @@ class _Gradient(nn.Cell):  # type: ignore[misc]
         def gradient(of_output: NDArray, boxes: NDArray, features: NDArray) -> NDArray:
             samples = pynative.place(boxes, features.shape, pooled, spatial_scale, sampling_ratio, aligned)
             of_features = np.empty_like(features)
-            with np.errstate(all="ignore"):
-                engine.gradient(of_output, samples, of_features, threads())
+            engine.gradient(of_output, samples, of_features, threads())
             return of_features
 
         def as_features(of_output: Any, boxes: Any, features: Any) -> Any:

@@ -79,10 +79,5 @@ def place(
         RuntimeError: an image index that torchvision refuses, or grids that are too large.
     """
     rule = rules.TORCHVISION[aligned]
-    in_range = rules.has_image(np, rule, pixels[:, 0], shape[0])
-    params.check_index(pixels[:, 0], in_range, shape[0], "boxes")
-    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        samples = rules.place(rule, pixels, spatial_scale, pooled, sampling_ratio, shape[2:])
-        if sampling_ratio <= 0:
-            rules.check_grids("roi_align", rule, samples, pooled, shape)
-    return samples
+    rules.check_index(rule, pixels[:, 0], shape[0], "boxes")
+    return rules.place_checked("roi_align", rule, pixels, spatial_scale, pooled, sampling_ratio, shape)

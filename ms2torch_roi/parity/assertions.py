@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import PACKAGES
 from . import adapters, diagnosis, given, operators, verdicts
 from .case import Case, MindSporeCase
 from .verdicts import Tolerance, Verdict
@@ -159,8 +160,8 @@ def _run_original(case: Case) -> tuple[NDArray | Exception, str]:
     """Return what the original gives, or its reference where it is not installed, and which of them it was."""
     if isinstance(case, MindSporeCase) and case.rule not in ("cpu", "gpu"):
         return operators.outcome(operators.reference, case), f"the NumPy reference of rule={case.rule!r}"
-    needed = {"mindspore"} if isinstance(case, MindSporeCase) else {"torch", "torchvision"}
-    if needed <= operators.versions().keys():
+    needed = PACKAGES["mindspore" if isinstance(case, MindSporeCase) else "torch"]
+    if {*needed} <= operators.versions().keys():
         return operators.outcome(operators.original, case), f"{case.name} on the CPU"
     return operators.outcome(operators.reference, case), f"the NumPy reference, WITHOUT {case.original}"
 

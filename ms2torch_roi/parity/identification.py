@@ -269,8 +269,7 @@ def _try_outputs(case: MindSporeCase, output: NDArray, findings: list[Finding], 
         key = b"".join(np.asarray(array).tobytes() for array in (rows, *samples)) + samples.start.dtype.char.encode()
         if key not in pooled:
             pooled[key] = np.empty((len(rows), features.shape[1], *case.pooled), samples.start.dtype)
-            with np.errstate(all="ignore"):
-                engine.pool(features.astype(samples.start.dtype), samples, pooled[key])
+            engine.pool(features.astype(samples.start.dtype), samples, pooled[key])
         expected = flushed(pooled[key].astype(case.features.dtype))
         bound = np.full(len(rows), ALLOWED[case.features.dtype.name] if allowed is None else allowed)
         if allowed is None:
@@ -308,8 +307,7 @@ def _try_gradients(
             finding.silent += 1
             continue
         of_features = np.empty(recorded.shape, samples.start.dtype)
-        with np.errstate(all="ignore"):
-            engine.gradient(of_output.astype(samples.start.dtype), samples, of_features)
+        engine.gradient(of_output.astype(samples.start.dtype), samples, of_features)
         expected, found = flushed(of_features[:, channels].astype(case.features.dtype)), flushed(recorded[:, channels])
         of_cells = distance(expected, found)
         bound = allowed
@@ -355,8 +353,8 @@ def _placed(hypothesis: Hypothesis, case: MindSporeCase, values: NDArray) -> _Pl
         fragile = np.zeros(len(start), bool)
         for border in (0 if "0" in rule.border else -1, np.array(case.features.shape[:1:-1])):
             number = np.clip(np.rint((border - start) / step - 0.5), 0, pooled * grid - 1)
-            distance = np.abs(start + (np.where(np.isfinite(number), number, 0) + 0.5) * step - border)
-            fragile |= ((distance <= off) & ~(is_exact & (distance == 0)) & (grid > 0)).any(1)
+            apart = np.abs(start + (np.where(np.isfinite(number), number, 0) + 0.5) * step - border)
+            fragile |= ((apart <= off) & ~(is_exact & (apart == 0)) & (grid > 0)).any(1)
         if case.sample_num <= 0:
             fragile |= ((np.abs(bin_size - np.rint(bin_size)) <= off) & ~is_exact).any(1)
         image = samples.image

@@ -252,8 +252,8 @@ def engine(device: str) -> str:
     return operator.engine_on(torch.device(device))
 
 
-# The packages that a port runs on.
-PACKAGES = {"to-torch": ("torch", "torchvision"), "to-mindspore": ("mindspore",)}
+# The packages that a port runs on, by its direction.
+PACKAGES = {f"to-{framework}": packages for framework, packages in ms2torch_roi.PACKAGES.items()}
 
 
 def versions(directions: Iterable[str] = tuple(PACKAGES)) -> dict[str, str]:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .. import _FRAMEWORK_NAMES, how_to_install
-
-_PACKAGES = {extra: packages for _, packages, extra in _FRAMEWORK_NAMES.values()}
+from .. import PACKAGES, how_to_install
 
 _FILES = pytest.StashKey[tuple[Path, ...]]()
 _OTHERS = pytest.StashKey[list[Path]]()
@@ -44,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and find the recorded calls before anything runs."""
-    for extra, packages in _PACKAGES.items():
+    for extra, packages in PACKAGES.items():
         line = f"needs_{extra}: skip the test where {' or '.join(packages)} is not installed"
         config.addinivalue_line("markers", line)
     if config.option.ms2torch_roi_calls is not None:
@@ -68,7 +66,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 @pytest.hookimpl(tryfirst=True)  # -k and all else that selects or sorts tests comes after it
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs a framework that is missing, and add the recorded calls."""
-    for extra, packages in _PACKAGES.items():
+    for extra, packages in PACKAGES.items():
         marked = [item for item in items if item.get_closest_marker(f"needs_{extra}")]
         if marked and (missing := _missing(packages)):
             reason = f"{missing[0]} is not installed. {how_to_install(extra)}"

@@ -66,11 +66,10 @@ def _of_torchvision(case: Case) -> Encoded:
     boxes = rules.feature_boxes(np, rules.TORCHVISION[aligned], case.rois, case.arguments["spatial_scale"])
     scale = encodings.mindspore_scale(case.dtype.name, *case.features.shape[2:])
     calls, rest = encodings.mindspore_calls(boxes, aligned, *case.pooled, case.samples, scale)
-    every = np.arange(len(case.rois))
     return Encoded(
         [
             (
-                every if call.rows is None else call.rows,
+                call.rows,
                 MindSporeCase(
                     **_names(case),
                     features=case.features,

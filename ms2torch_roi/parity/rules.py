@@ -62,7 +62,7 @@ class Rule(rules.Rule):
 
 def in_dtype(rule: rules.Rule, dtype: str) -> Rule:
     """Return a rule for tensors of a dtype, which are computed in it if the rule does not say otherwise."""
-    return Rule(**{**vars(rule), "dtype": dtype if rule.dtype is None or dtype == "float64" else rule.dtype})
+    return Rule(**{**vars(rule), "dtype": rules.computed_in(rule, dtype)})
 
 
 def pool(samples: Samples, features: NDArray, pooled: tuple[int, int]) -> NDArray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -161,22 +160,8 @@ class ROIAlign(torch.nn.Module):
 
 # One node to torch.fx, so that what it traces stays as exact as this is.
 @torch.fx.wrap
-def _roi_align(
-    features: Any,
-    rois: Any,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sample_num: int,
-    rule: str,
-    backward_rule: str,
-) -> Any:
-    """Compute ``ROIAlign(pooled_height, ...)(features, rois)``, with rules of ``rules.NAMED``."""
-    arguments = (pooled_height, pooled_width, spatial_scale, sample_num, rule, backward_rule)
-
-    def pool_tensors(features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
-        return _pool(features, rois, arguments)
-
+def _roi_align(features: Any, rois: Any, *arguments: Any) -> Any:
+    """Compute ``ROIAlign(pooled_height, ...)(features, rois)``: the arguments are those of the operator."""
     if type(features) is not torch.Tensor or type(rois) is not torch.Tensor:
         distributed = sys.modules.get("torch.distributed.tensor")
         if distributed is not None and any(isinstance(value, distributed.DTensor) for value in (features, rois)):
@@ -184,8 +169,8 @@ def _roi_align(
 
             check(features, rois)
         if not (isinstance(features, torch.Tensor) and isinstance(rois, torch.Tensor)):
-            return _pool_arrays(features, rois, pool_tensors)
-    return pool_tensors(features, rois)
+            return _pool_arrays(features, rois, arguments)
+    return _pool(features, rois, arguments)
 
 
 def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: tuple[Any, ...]) -> torch.Tensor:
@@ -226,14 +211,15 @@ def _refuse_forward_mode(*tensors: torch.Tensor) -> None:
                 refuse_forward_mode()
 
 
-def _pool_arrays(features: Any, rois: Any, pool_tensors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
+def _pool_arrays(features: Any, rois: Any, arguments: tuple[Any, ...]) -> Any:
     """Pool NumPy arrays and MindSpore tensors, in any mix with torch's, and return the kind of ``features``."""
     features_array, rois_array = (
         None if isinstance(value, torch.Tensor) else arrays.to_numpy(value, "ROIAlign") for value in (features, rois)
     )
-    output = pool_tensors(
+    output = _pool(
         features if features_array is None else _as_tensor("features", features_array),
         rois if rois_array is None else _as_tensor("rois", rois_array),
+        arguments,
     )
     if features_array is None:
         return output

@@ -93,5 +93,5 @@ def whole_index(index: torch.Tensor, images: int, rule: str) -> torch.Tensor:
     elif not has_image.all():
         entry = tuple((~has_image).nonzero()[0, :-1].tolist())
         name = f"rois of entry {entry[0] if len(entry) == 1 else entry} of the batch of vmap,"
-        params.check_index(index[entry].numpy(), has_image[entry].numpy(), images, name)
+        rules.check_index(rules.NAMED[rule], index[entry].numpy(), images, name)
     return rules.whole_index(XP, rules.NAMED[rule], index)  # type: ignore[no-any-return]

@@ -64,25 +64,23 @@ def pool(
     if plain is not None and math.isfinite(features.select(3, 0).select(2, 0).sum().item()):
         return _roi_align(features, plain, spatial_scale, *pooled, sample_num, False)  # type: ignore[no-any-return]
     named, pixels = rules.NAMED[rule], as_numpy(rois)
-    in_range = rules.has_image(np, named, pixels[:, 0], features.shape[0])
-    params.check_index(pixels[:, 0], in_range, features.shape[0], "rois")
-    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
-        samples = _place(named, pixels, features.shape, pooled, spatial_scale, sample_num)
-        if _is_worth_the_engine(samples, features.shape, pooled):
-            output = _empty((len(pixels), features.shape[1], *pooled), features)
-            engine.pool(as_numpy(features), samples, as_numpy(output), torch.get_num_threads())
-            return output
-        calls: list[TorchvisionCall] = []
-        rest = np.flatnonzero(samples.image >= 0)
-        if _first_pixels_are_finite(features):
-            calls, rest = _torchvision_calls(named, pixels, features.shape, pooled, spatial_scale, sample_num)
-        if calls and len(calls[0].rows) == len(pixels):
-            return _call(features, pooled, calls[0])
-        output = features.new_zeros(len(pixels), features.shape[1], *pooled)
-        of_rows = as_numpy(output)
-        for call in calls:
-            of_rows[call.rows] = _call(features, pooled, call).numpy()
-        of_rows[rest] = sampling.pool(as_numpy(features), samples.of_rows(rest), pooled)
+    rules.check_index(named, pixels[:, 0], features.shape[0], "rois")
+    samples = rules.place_checked("ROIAlign", named, pixels, spatial_scale, pooled, sample_num, features.shape)
+    if _is_worth_the_engine(samples, features.shape, pooled):
+        output = _empty((len(pixels), features.shape[1], *pooled), features)
+        engine.pool(as_numpy(features), samples, as_numpy(output), torch.get_num_threads())
+        return output
+    calls: list[TorchvisionCall] = []
+    rest = np.flatnonzero(samples.image >= 0)
+    if _first_pixels_are_finite(features):
+        calls, rest = _torchvision_calls(named, pixels, features.shape, pooled, spatial_scale, sample_num)
+    if calls and len(calls[0].rows) == len(pixels):
+        return _call(features, pooled, calls[0])
+    output = features.new_zeros(len(pixels), features.shape[1], *pooled)
+    of_rows = as_numpy(output)
+    for call in calls:
+        of_rows[call.rows] = _call(features, pooled, call).numpy()
+    of_rows[rest] = sampling.pool(as_numpy(features), samples.of_rows(rest), pooled)
     return output
 
 
@@ -106,14 +104,14 @@ def gradient(
             of_output, plain, spatial_scale, *pooled, *shape, sample_num, False
         )
     named, pixels = rules.NAMED[rule], as_numpy(rois)
-    with np.errstate(all="ignore"):
-        samples = _place(named, pixels, shape, pooled, spatial_scale, sample_num)
-        if not _is_worth_the_engine(samples, shape, pooled):
-            calls, _ = _torchvision_calls(named, pixels, shape, pooled, spatial_scale, sample_num)
-            if calls and len(calls[0].rows) == len(pixels):
-                return _gradient_of_call(of_output, shape, pooled, calls[0])
-        of_features = _empty(shape, of_output)
-        engine.gradient(as_numpy(of_output), samples, as_numpy(of_features), torch.get_num_threads())
+    # Indices are not checked: the rule of a gradient may refuse one that the rule of the output takes.
+    samples = rules.place_checked("ROIAlign", named, pixels, spatial_scale, pooled, sample_num, shape)
+    if not _is_worth_the_engine(samples, shape, pooled):
+        calls, _ = _torchvision_calls(named, pixels, shape, pooled, spatial_scale, sample_num)
+        if calls and len(calls[0].rows) == len(pixels):
+            return _gradient_of_call(of_output, shape, pooled, calls[0])
+    of_features = _empty(shape, of_output)
+    engine.gradient(as_numpy(of_output), samples, as_numpy(of_features), torch.get_num_threads())
     return of_features
 
 
@@ -127,19 +125,8 @@ def check_grids(
     rule: str,
 ) -> None:
     """Raise RuntimeError if the adaptive grids of a rule are too large; ``shape`` is that of the features."""
-    with np.errstate(all="ignore"):
-        pooled = (pooled_height, pooled_width)
-        _place(rules.NAMED[rule], as_numpy(rois), shape, pooled, spatial_scale, sample_num)
-
-
-def _place(
-    rule: Rule, rois: NDArray, shape: Sequence[int], pooled: Pooled, spatial_scale: float, sample_num: int
-) -> Samples:
-    """Place the samples, but not too many; ``shape`` is that of the features."""
-    samples = rules.place(rule, rois, spatial_scale, pooled, sample_num, shape[2:])
-    if sample_num <= 0:
-        rules.check_grids("ROIAlign", rule, samples, pooled, shape)
-    return samples
+    pooled = (pooled_height, pooled_width)
+    rules.place_checked("ROIAlign", rules.NAMED[rule], as_numpy(rois), spatial_scale, pooled, sample_num, shape)
 
 
 def _plain_boxes(
@@ -200,12 +187,13 @@ def _torchvision_calls(
     rule: Rule, rois: NDArray, shape: Sequence[int], pooled: Pooled, spatial_scale: float, sample_num: int
 ) -> tuple[list[TorchvisionCall], NDArray]:
     """Return the calls of torchvision that sample where MindSpore does on a CPU, and the rows that have none."""
-    boxes = rules.feature_boxes(np, rule, rois, spatial_scale)
-    skipped = rules.skipped_rows(rule, rois, boxes)
-    rounds_alike = rules.rounds_alike(rois.dtype, *shape[2:], *pooled, sample_num)
-    if not (rounds_alike and any(rule is one for one in rules.MINDSPORE)):
-        return [], np.flatnonzero(~skipped)
-    return encodings.torchvision_calls(boxes, skipped, *pooled, sample_num)
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the rule
+        boxes = rules.feature_boxes(np, rule, rois, spatial_scale)
+        skipped = rules.skipped_rows(rule, rois, boxes)
+        rounds_alike = rules.rounds_alike(rois.dtype, *shape[2:], *pooled, sample_num)
+        if not (rounds_alike and any(rule is one for one in rules.MINDSPORE)):
+            return [], np.flatnonzero(~skipped)
+        return encodings.torchvision_calls(boxes, skipped, *pooled, sample_num)
 
 
 def _call(features: torch.Tensor, pooled: Pooled, call: TorchvisionCall) -> torch.Tensor:

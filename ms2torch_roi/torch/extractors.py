@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from .. import levels, params, rules
@@ -116,8 +115,7 @@ class SingleRoIExtractor(torch.nn.Module):
 
     def _pool_own_rows(self, rois: torch.Tensor, features: Sequence[torch.Tensor], level: torch.Tensor) -> torch.Tensor:
         index = rois[:, 0].detach().float().numpy()
-        in_range = rules.has_image(np, rules.MINDSPORE[1], index, features[0].shape[0])
-        params.check_index(index, in_range, features[0].shape[0], "rois")
+        rules.check_index(rules.MINDSPORE[1], index, features[0].shape[0], "rois")
         rows = [torch.where(level == number)[0] for number in range(len(features))]
         pooled = [
             pool(of_level, rois[own]) for pool, of_level, own in zip(self.roi_layers, features, rows, strict=True)

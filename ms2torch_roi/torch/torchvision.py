@@ -9,6 +9,7 @@ import torch
 from torchvision.ops import roi_align
 
 from .. import encodings, params, rules
+from ..rules import Rule
 
 BAD_INDEX = "ROIAlign: rois with an image index out of range"
 
@@ -32,10 +33,7 @@ def pool(
     rois = rois.detach()
 
     def call(features: torch.Tensor, rule: str) -> torch.Tensor:
-        boxes, have_image, aligned = encodings.torchvision_call_of_all(
-            XP, rois, features.shape[0], spatial_scale, rules.NAMED[rule]
-        )
-        torch._assert_async(have_image, BAD_INDEX)
+        boxes, aligned = _encode(rois, features.shape[0], spatial_scale, rules.NAMED[rule])
         output: torch.Tensor = roi_align(features, boxes, (pooled_height, pooled_width), 1.0, sample_num, aligned)
         return output
 
@@ -59,8 +57,7 @@ def gradient(
     rule: str,
 ) -> torch.Tensor:
     """Return the gradient of that call for features (images, C, height, width)."""
-    boxes, have_image, aligned = encodings.torchvision_call_of_all(XP, rois, images, spatial_scale, rules.NAMED[rule])
-    torch._assert_async(have_image, BAD_INDEX)
+    boxes, aligned = _encode(rois, images, spatial_scale, rules.NAMED[rule])
     of_features: torch.Tensor = torch.ops.torchvision._roi_align_backward(
         of_output,
         boxes,
@@ -75,6 +72,40 @@ def gradient(
         aligned,
     )
     return of_features
+
+
+def _encode(rois: torch.Tensor, images: int, spatial_scale: float, rule: Rule) -> tuple[torch.Tensor, bool]:
+    """Encode (K, 5) rois, in image pixels, as the boxes of one call with the samples of a rule of MindSpore's.
+
+    The call is ``roi_align(features, boxes, pooled, 1.0, sample_num, aligned)``. Where the rule enlarges small boxes
+    to one cell it is not aligned, and has the very samples. Otherwise it is, and adding 0.5 can cost a coordinate its
+    last digits: between -0.25 and 0.5, and in the half cell below a power of two. Whole cells and the order of
+    coordinates are kept, so that a box within the image stays there, with all its samples.
+
+    Rows that pool to 0 lie outside the image, and an index that the rule refuses becomes -1, which is asserted, as
+    torchvision checks it on a CPU only. A sample on a border that is outside for the rule, and not for torchvision, is
+    inside.
+
+    Returns:
+        (K, 5) boxes, and ``aligned``.
+    """
+    has_image = rules.has_image(XP, rule, rois[:, :1], images)
+    boxes, size = rules.feature_boxes(XP, rule, rois, spatial_scale)
+    aligned = rule.smallest != 1
+    if rule.smallest is not None:
+        end = encodings.enlarged_end(XP, boxes, size, size if aligned else 0.5)
+        boxes = torch.cat((boxes[:, :3], end), 1)
+        size = end - boxes[:, 1:3]
+    # 0 times what is not finite is NaN, which a sum keeps everywhere, and a maximum does not in ONNX Runtime.
+    pool_to_0 = (size * 0).sum(1) != 0
+    if rule.skips == "near 0":
+        pool_to_0 = pool_to_0 | rules.near_0(XP, rois)
+    if aligned:
+        boxes[:, 1:].add_(0.5)
+    boxes[:, 1:].masked_fill_(pool_to_0[:, None], -4)
+    boxes[:, :1].masked_fill_(~has_image, -1)
+    torch._assert_async(has_image.all(), BAD_INDEX)
+    return boxes, aligned
 
 
 def check_sizes(features: torch.Tensor, rois: torch.Tensor, pooled: tuple[int, int]) -> torch.Tensor:

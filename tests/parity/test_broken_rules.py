@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from broken import failed_categories
 
-from ms2torch_roi import encodings, params, rules
+from ms2torch_roi import encodings, rules
 from ms2torch_roi.parity import operators
 from ms2torch_roi.torch import cpu
 
@@ -111,15 +111,15 @@ def test_an_index_that_is_not_checked_is_caught(monkeypatch, mindspore_results, 
     def place(place, rule, rois, *arguments):  # so that the engines find an image nevertheless
         return place(rule, np.concatenate((0 * rois[:, :1], rois[:, 1:]), 1), *arguments)
 
-    monkeypatch.setattr(params, "check_index", lambda *_: None)
+    monkeypatch.setattr(rules, "check_index", lambda *_: None)
     monkeypatch.setattr(rules, "place", functools.partial(place, rules.place))
     assert "edge: errors" in failed_categories(mindspore_results)
     assert "edge: errors" in failed_categories(torchvision_results)
 
 
 def _everything_aligned(encoding):
-    def torchvision_calls(feature_boxes, zero, pooled_height, pooled_width, sample_num):
-        calls, rest = encoding(feature_boxes, zero, pooled_height, pooled_width, sample_num)
+    def torchvision_calls(feature_boxes, skipped, pooled_height, pooled_width, sample_num):
+        calls, rest = encoding(feature_boxes, skipped, pooled_height, pooled_width, sample_num)
         if sample_num > 0:
             shifted = feature_boxes[0][rest] + np.asarray((0, 0.5, 0.5, 0.5, 0.5), feature_boxes[0].dtype)
             calls.append(encodings.TorchvisionCall(rest, shifted, sample_num, aligned=True))
@@ -144,7 +144,7 @@ def _two_cells_after(enlarged_end):
 ENCODINGS = {
     "small boxes shifted inexactly": ("torchvision_calls", _everything_aligned, "boxes"),
     "small boxes enlarged in mode 1": ("torchvision_calls", _clamped, "boxes"),
-    "enlarged boxes of two cells": ("_enlarged_end", _two_cells_after, "boxes"),
+    "enlarged boxes of two cells": ("enlarged_end", _two_cells_after, "boxes"),
 }
 
 
