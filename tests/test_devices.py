@@ -221,6 +221,50 @@ def test_the_gradient_is_of_the_rule_that_is_asked_for(backward):
     assert_same_bits(features.grad.numpy(), sampling.gradient(weights.numpy(), samples, features.shape))
 
 
+@pytest.mark.parametrize("way", ["eager", "compiled", "torch.func", "exported"])
+@pytest.mark.parametrize("rows", [6, 600])
+@pytest.mark.parametrize(
+    ("rule", "backward_rule"),
+    [("ascend-static", "ascend-dynamic"), ("ascend-dynamic", "cpu"), ("ascend-dynamic", "ascend-static")],
+)
+def test_float16_is_computed_each_way_in_what_its_rule_is(rule, backward_rule, rows, way):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((1, 16, 50, 76)).astype(np.float16)
+    corners = rng.uniform([0, 0, 600, 200], [600, 600, 1200, 800], (rows, 4))
+    rois = np.hstack((np.zeros((rows, 1)), corners)).astype(np.float16)
+    of_output = rng.standard_normal((rows, 16, 7, 7)).astype(np.float16)
+    forward, backward = rules.DEVICES[rule][1], rules.GRADIENTS[backward_rule][1]
+    assert {forward.dtype, backward.dtype} == {None, "float32"}
+
+    def placed(rule):
+        dtype = rules.computed_in(rule, "float16")
+        return dtype, rules.place(rule, rois.astype(dtype), 1 / 16, (7, 7), 2, (50, 76))
+
+    dtype, samples = placed(forward)
+    expected = sampling.pool(features.astype(dtype), samples, (7, 7)).astype(np.float16)
+    dtype, samples = placed(backward)
+    expected_gradient = sampling.gradient(of_output.astype(dtype), samples, features.shape).astype(np.float16)
+
+    module = ROIAlign(7, 7, 1 / 16, 2, 1, rule=rule, backward_rule=backward_rule)
+    inputs = torch.from_numpy(features).requires_grad_(), torch.from_numpy(rois)
+    if way == "torch.func":
+        output, gradient_of = torch.func.vjp(lambda features: module(features, inputs[1]), inputs[0].detach())
+        assert_same_bits(gradient_of(torch.from_numpy(of_output))[0].numpy(), expected_gradient)
+    else:
+        call = torch.compile(module, fullgraph=True, backend="aot_eager") if way == "compiled" else module
+        if way == "exported":
+            call = torch.export.export(module, inputs).module()
+        output = call(*inputs)
+        output.backward(torch.from_numpy(of_output))
+        if way == "exported":  # in torchvision's sums, of boxes that may be half a cell elsewhere to the last digits
+            apart = np.abs(inputs[0].grad.numpy().astype(float) - expected_gradient)
+            assert apart.max() < 0.02 * np.abs(expected_gradient).max()
+        else:
+            assert_same_bits(inputs[0].grad.numpy(), expected_gradient)
+    if way != "exported":
+        assert_same_bits(output.detach().numpy(), expected)
+
+
 def test_the_static_gradient_is_not_the_derivative_of_the_static_kernel():
     """MindSpore's gradient on Ascend is another kernel's: of a box below a cell, and of a sample on the border."""
     forward, backward = rules.DEVICES["ascend-static"][1], rules.GRADIENTS["ascend-static"][1]

@@ -176,8 +176,6 @@ def _roi_align(features: Any, rois: Any, *arguments: Any) -> Any:
 def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: tuple[Any, ...]) -> torch.Tensor:
     """Pool tensors by the operator, or by torchvision's in a program that must run without it."""
     dtype = _compute_dtype(features, rois)
-    if dtype == torch.float16 and rules.NAMED[arguments[-2]].dtype == "float32":
-        dtype = torch.float32
     if not (features.dtype == rois.dtype == dtype):
         return _pool(features.to(dtype), rois.to(dtype), arguments).to(features.dtype)
     params.check_shapes("ROIAlign", features.shape, rois.shape)

@@ -60,8 +60,14 @@ def _pool_on_cpu(features: torch.Tensor, rois: torch.Tensor, *arguments: Any) ->
     *_, sample_num, rule, backward_rule = arguments
     if sample_num <= 0 and backward_rule != rule:
         of_backward = (*arguments[:-2], backward_rule)
-        cpu.check_grids(features.shape, rois, *of_backward)
-    return cpu.pool(features, rois, *arguments[:-1])
+        cpu.check_grids(features.shape, torchvision.computed(rois, backward_rule), *of_backward)
+    computed = torchvision.computed(features, rule)
+    return cpu.pool(computed, torchvision.computed(rois, rule), *arguments[:-1]).to(features.dtype)
+
+
+def _gradient_on_cpu(of_output: torch.Tensor, rois: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    computed = torchvision.computed(of_output, arguments[-1])
+    return cpu.gradient(computed, torchvision.computed(rois, arguments[-1]), *arguments).to(of_output.dtype)
 
 
 @functools.cache
@@ -108,8 +114,9 @@ def _pool_on_cuda(
     if cuda is None:
         return _pool_elsewhere(features, rois, *pooled, spatial_scale, sample_num, rule, backward_rule)
     params.check_sizes("ROIAlign", features.shape, rois.shape, *pooled, sample_num)
-    output: torch.Tensor = cuda.pool(features, rois, rules.NAMED[rule], pooled, spatial_scale, sample_num)
-    return output
+    inputs = torchvision.computed(features, rule), torchvision.computed(rois, rule)
+    output: torch.Tensor = cuda.pool(*inputs, rules.NAMED[rule], pooled, spatial_scale, sample_num)
+    return output.to(features.dtype)
 
 
 def _gradient_on_cuda(
@@ -130,8 +137,9 @@ def _gradient_on_cuda(
             of_output, rois, images, height, width, pooled_height, pooled_width, spatial_scale, sample_num, rule
         )
     shape = (images, of_output.shape[1], height, width)
-    of_features: torch.Tensor = cuda.gradient(of_output, rois, rules.NAMED[rule], shape, spatial_scale, sample_num)
-    return of_features
+    inputs = torchvision.computed(of_output, rule), torchvision.computed(rois, rule)
+    of_features: torch.Tensor = cuda.gradient(*inputs, rules.NAMED[rule], shape, spatial_scale, sample_num)
+    return of_features.to(of_output.dtype)
 
 
 def _pool_elsewhere(features: torch.Tensor, rois: torch.Tensor, *arguments: Any) -> torch.Tensor:
@@ -146,13 +154,13 @@ def _gradient_elsewhere(of_output: torch.Tensor, rois: torch.Tensor, *arguments:
     # On an accelerator torchvision's has no order of sums, and is refused where one is asked for.
     if sample_num > 0 and not torch.are_deterministic_algorithms_enabled():
         return torchvision.gradient(of_output, rois, *arguments)
-    return cpu.gradient(of_output.cpu(), rois.cpu(), *arguments).to(of_output.device)
+    return _gradient_on_cpu(of_output.cpu(), rois.cpu(), *arguments).to(of_output.device)
 
 
 _library.impl("roi_align", _pool_on_cpu, "CPU")
 _library.impl("roi_align", _pool_on_cuda, "CUDA")
 _library.impl("roi_align", _pool_elsewhere, "CompositeExplicitAutograd")
-_library.impl("roi_align_backward", cpu.gradient, "CPU")
+_library.impl("roi_align_backward", _gradient_on_cpu, "CPU")
 _library.impl("roi_align_backward", _gradient_on_cuda, "CUDA")
 _library.impl("roi_align_backward", _gradient_elsewhere, "CompositeExplicitAutograd")
 _library.impl("whole_index", batches.whole_index, "CompositeExplicitAutograd")

@@ -19,6 +19,13 @@ XP = types.SimpleNamespace(
 )
 
 
+def computed(tensor: torch.Tensor, rule: str) -> torch.Tensor:
+    """Return a tensor in the dtype that a rule of ``rules.NAMED`` computes it in."""
+    if tensor.dtype != torch.float16:
+        return tensor
+    return tensor.to(getattr(torch, rules.computed_in(rules.NAMED[rule], "float16")))
+
+
 def pool(
     features: torch.Tensor,
     rois: torch.Tensor,
@@ -33,9 +40,10 @@ def pool(
     rois = rois.detach()
 
     def call(features: torch.Tensor, rule: str) -> torch.Tensor:
-        boxes, aligned = _encode(rois, features.shape[0], spatial_scale, rules.NAMED[rule])
-        output: torch.Tensor = roi_align(features, boxes, (pooled_height, pooled_width), 1.0, sample_num, aligned)
-        return output
+        boxes, aligned = _encode(computed(rois, rule), features.shape[0], spatial_scale, rules.NAMED[rule])
+        pooled = pooled_height, pooled_width
+        output: torch.Tensor = roi_align(computed(features, rule), boxes, pooled, 1.0, sample_num, aligned)
+        return output.to(features.dtype)
 
     if backward_rule == rule or not (features.requires_grad and torch.is_grad_enabled()):
         return call(features, rule)
@@ -57,9 +65,9 @@ def gradient(
     rule: str,
 ) -> torch.Tensor:
     """Return the gradient of that call for features (images, C, height, width)."""
-    boxes, aligned = _encode(rois, images, spatial_scale, rules.NAMED[rule])
+    boxes, aligned = _encode(computed(rois, rule), images, spatial_scale, rules.NAMED[rule])
     of_features: torch.Tensor = torch.ops.torchvision._roi_align_backward(
-        of_output,
+        computed(of_output, rule),
         boxes,
         1.0,
         pooled_height,
@@ -71,7 +79,7 @@ def gradient(
         sample_num,
         aligned,
     )
-    return of_features
+    return of_features.to(of_output.dtype)
 
 
 def _encode(rois: torch.Tensor, images: int, spatial_scale: float, rule: Rule) -> tuple[torch.Tensor, bool]:
