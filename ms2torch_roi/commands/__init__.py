@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NAMES = ("check", "replay", "merge", "identify", "import", "explain", "scan", "rewrite", "recorder", "probe")
 
 PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
-STATUSES = "Exit status: 0 if all are identical, 1 if one differs, 2 if the {} could not run."
+STATUSES = "Exit status: 0 if all are identical, 1 if one differs, 2 if the {} could not run or compared nothing."
 
 
 UNREADABLE = (
