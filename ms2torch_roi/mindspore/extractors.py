@@ -168,6 +168,7 @@ def _pool_own_rows(
     scales: Sequence[float],
     thresholds: Sequence[float],
 ) -> ms.Tensor:
+    tensors.refuse_tracing_of_cells("MultiScaleRoIAlign")
     if len(features) == 1:
         return roi_align(features[0], boxes, pooled, scales[0], sampling_ratio)
     for of_level in features:

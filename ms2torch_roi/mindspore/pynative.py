@@ -28,6 +28,8 @@ def pool(
     """Pool in PyNative mode, where NumPy arrays and torch tensors are taken too, and return the kind of ``input``."""
 
     def as_tensor(value: Any) -> Any:
+        if isinstance(value, ms.Tensor):
+            tensors.refuse_tracing_of_cells("roi_align")
         array = None if isinstance(value, ms.Tensor) else arrays.to_numpy(value, "roi_align")
         if array is not None:
             try:
