@@ -201,6 +201,16 @@ def test_the_function_called_outside_a_graph_has_every_bit_in_graph_mode_too(ms,
         assert_same_bits(output.asnumpy(), in_torchvision(FEATURES, BOXES, (3, 4), 0.5, sampling_ratio, True))
 
 
+@pytest.mark.parametrize("scale", [np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.usefixtures("graph_mode")
+def test_any_scale_is_as_in_pynative_mode(ms, ours, scale, aligned, dtype):
+    features, boxes = FEATURES.astype(dtype), BOXES.astype(dtype)
+    output = ours.RoIAlign((2, 3), scale, 2, aligned)(ms.Tensor(features), ms.Tensor(boxes)).asnumpy()
+    assert_same_bits(output, reference.tv_roi_align(features, boxes, (2, 3), scale, 2, aligned))
+
+
 # In a process of its own: MindSpore (2.10) aborts at its end after an error in what was traced.
 TRACED = """
 import os, sys
