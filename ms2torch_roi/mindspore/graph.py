@@ -134,6 +134,8 @@ def pool(
     """
     if isinstance(boxes, ms.Tensor):
         pixels = boxes
+    elif len(boxes) == 0:
+        pixels = check_boxes_of_images(boxes)  # which raises, before MindSpore does
     else:
         check_boxes_of_images([part.shape for part in boxes])
         pixels = rules.boxes_of_images(XP, boxes)
