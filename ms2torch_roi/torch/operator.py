@@ -238,8 +238,10 @@ def _pool_batch(
         return operator(features, rois, *arguments)
 
     features, rois = batches.in_front(in_dims, features, rois)
-    images, _, height, width = features.shape[-4:]
-    return batches.fold(pool, info.batch_size, features, rois, (images, height, width), arguments[:2], arguments[4]), 0
+    images, channels, height, width = features.shape[-4:]
+    shape, pooled = (images, height, width), arguments[:2]
+    result = (rois.shape[-2], channels, *pooled)
+    return batches.fold(pool, info.batch_size, features, rois, shape, pooled, arguments[4], result), 0
 
 
 def _gradient_batch(
@@ -259,8 +261,8 @@ def _gradient_batch(
     of_output, rois = batches.in_front(in_dims, of_output, rois)
     if of_output.ndim == 4:  # each has features of its own that it is the gradient for
         of_output = of_output.expand(info.batch_size, *of_output.shape)
-    shape = (images, height, width)
-    return batches.fold(gradient, info.batch_size, of_output, rois, shape, arguments[:2], arguments[4]), 0
+    shape, result = (images, height, width), (images, of_output.shape[-3], height, width)
+    return batches.fold(gradient, info.batch_size, of_output, rois, shape, arguments[:2], arguments[4], result), 0
 
 
 for _name, _function in (("roi_align", Pool), ("roi_align_backward", Gradient)):
