@@ -39,9 +39,10 @@ roi_align_backward = torch.ops.ms2torch_roi.roi_align_backward.default
 def pool(features: torch.Tensor, rois: torch.Tensor, *arguments: Any) -> torch.Tensor:
     """Call the operator with its derivative, under ``torch.func`` too."""
     transformed = not torch.compiler.is_dynamo_compiling() and _is_transformed()
+    if rois.requires_grad and not transformed:
+        rois = rois.detach()  # or the output would require a gradient where they alone do, which get none
     if transformed or (torch.is_grad_enabled() and features.requires_grad):
-        # A copy, so that the caller can write to the rois, and may have made them in inference mode.
-        rois = (rois if transformed else rois.detach()).clone()
+        rois = rois.clone()  # so that the caller can write to them, and may have made them in inference mode
     else:
         arguments = (*arguments[:-1], arguments[-2])  # no boxes of another rule count
     output: torch.Tensor = (Pool.apply if transformed else roi_align)(features, rois, *arguments)
