@@ -20,7 +20,7 @@ def to_numpy(value: Any, operator: str) -> NDArray | None:
     """Return a NumPy array of this array's values, in its memory where possible, or None if ``value`` is no array.
 
     Raises:
-        RuntimeError: a torch tensor on another device than the CPU.
+        RuntimeError: a torch tensor on another device than the CPU, or a MindSpore tensor that is traced.
         TypeError: a torch tensor of a dtype that NumPy lacks.
     """
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
@@ -30,6 +30,7 @@ def to_numpy(value: Any, operator: str) -> NDArray | None:
         array: NDArray = value.astype(value.dtype.newbyteorder("="), copy=False)
         return array
     if _is_tensor(value, "mindspore"):
+        importlib.import_module(".mindspore.tensors", __package__).refuse_tracing(operator)
         array = value.asnumpy()
     elif _is_tensor(value, "torch"):
         if value.device.type != "cpu":

@@ -117,6 +117,26 @@ def test_what_compares_no_row_is_refused(given):
         assert_parity(FEATURES, rois, **({} if given == "nothing" else {given: output}), **MINDSPORE)
 
 
+@pytest.mark.needs_mindspore
+def test_a_nan_index_that_crashes_mindspore_does_not_crash_this():
+    code = (
+        "import numpy as np, ms2torch_roi\n"
+        "features, rois = np.ones((1, 1, 25, 39), 'f4'), np.array([[np.nan, 0, 0, 60, 60], [0, 1, 1, 60, 60]], 'f4')\n"
+        "arguments = dict(pooled_height=7, pooled_width=7, spatial_scale=0.25)\n"
+        "ms2torch_roi.assert_parity(features, rois, **arguments)\n"
+        "output = ms2torch_roi.ROIAlign(**arguments)(features, rois)\n"
+        "assert (output == 1).all()\n"
+        "output[0] = 99\n"
+        "ms2torch_roi.assert_parity(features, rois, actual=output, **arguments)\n"
+        "from ms2torch_roi.parity import case, operators\n"
+        "case = case.MindSporeCase(name='', category='', source='', features=features, rois=rois, **arguments)\n"
+        "gradients = [of(case, output) for of in (operators.gradient, operators.original_gradient)]\n"
+        "assert np.abs(gradients[0] - gradients[1]).max() < 1e-3\n"
+    )
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
 def test_one_last_bit_is_a_difference_unless_a_tolerance_allows_it():
     actual = EXPECTED.copy()
     actual[0, 0, 0, 0] = np.nextafter(actual[0, 0, 0, 0], np.float32(np.inf))

@@ -100,6 +100,21 @@ def test_a_batch_in_any_dimension(in_dims):
     assert_is_loop(output.movedim(2, 0), op, in_dims, *batches)
 
 
+@pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0)])
+def test_a_batch_of_no_calls(in_dims):
+    op = OPS["mode 1"]
+    features, rois = (
+        tensor[0] if dim is None else tensor[:0] for tensor, dim in zip((FEATURES, ROIS), in_dims, strict=True)
+    )
+    assert vmap(op, in_dims)(features, rois).shape == (0, *op(FEATURES[0], ROIS[0]).shape)
+    gradient = vmap(grad(lambda features, rois: op(features, rois).sum()), in_dims)(features, rois)
+    assert gradient.shape == (0, *FEATURES.shape[1:])
+    features = features.clone().requires_grad_()
+    vmap(op, in_dims)(features, rois).sum().backward()
+    assert features.grad.shape == features.shape
+    assert not features.grad.any()
+
+
 @pytest.mark.parametrize("outer", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("inner", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("sample_num", [2, 0])

@@ -109,6 +109,19 @@ def test_scales_are_those_of_the_first_call(ms):
     assert math.log2(cell.scales[0]) == -2
 
 
+@pytest.mark.parametrize("names", [NAMES, ["1"]])
+def test_arrays_of_other_libraries_are_pooled_too(ms, names):
+    expected = in_mindspore(ms, (names, 7, 2))
+    for kind, of in ((np.ndarray, np.asarray), (torch.Tensor, torch.from_numpy)):
+        x, boxes = {name: of(feature) for name, feature in FEATURES.items()}, [of(part) for part in BOXES]
+        output = MultiScaleRoIAlign(names, 7, 2)(x, boxes, SHAPES)
+        assert isinstance(output, kind)
+        assert_same_bits(np.asarray(output), expected)
+    x = {name: torch.from_numpy(feature).requires_grad_() for name, feature in FEATURES.items()}
+    with pytest.raises(RuntimeError, match="MindSpore cannot give the gradient of a torch tensor"):
+        MultiScaleRoIAlign(names, 7, 2)(x, boxes, SHAPES)
+
+
 def test_it_is_written_as_in_torchvision():
     assert repr(MultiScaleRoIAlign(["a"], 7, 2)) == repr(torchvision.ops.MultiScaleRoIAlign(["a"], 7, 2))
 
@@ -123,6 +136,7 @@ def test_it_is_written_as_in_torchvision():
         (lambda x, boxes: (x, [], SHAPES), ValueError, "boxes of at least one image"),
         (lambda x, boxes: (x, [boxes[0][:, :3]], SHAPES), AssertionError, r"boxes\[0\] must have shape \(L, 4\)"),
         (lambda x, boxes: (x, [*boxes, boxes[0]], SHAPES), RuntimeError, "image index 2.0 is out of range"),
+        (lambda x, boxes: (x | {"1": x["1"][:, :1]}, boxes, SHAPES), RuntimeError, "same number of channels"),
         (lambda x, boxes: (dict(reversed(x.items())), boxes, SHAPES), ValueError, "in order, the finest first"),
     ],
 )

@@ -34,6 +34,20 @@ def test_no_boxes(ms):
     assert in_mindspore(ms, (NAMES[:2], 7, 2), boxes=boxes).shape == (0, 3, 7, 7)
 
 
+@pytest.mark.parametrize("names", [NAMES[:2], NAMES[:1]])
+@pytest.mark.usefixtures("graph_mode")
+def test_no_images_are_refused(ms, names):
+    with pytest.raises(ValueError, match="boxes of at least one image"):
+        in_mindspore(ms, (names, 7, 2), boxes=[])
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_maps_of_different_channels_are_refused(ms):
+    features = FEATURES | {"1": FEATURES["1"][:, :1]}
+    with pytest.raises(RuntimeError, match="same number of channels, got"):
+        in_mindspore(ms, (NAMES[:2], 7, 2), features)
+
+
 def test_the_gradient_in_graph_mode(ms):
     """Of boxes and weights whose sums round to nothing, as MindSpore adds in an order of its own."""
     side = np.array([28, 56, 112, 224], np.float32)

@@ -1,5 +1,8 @@
 """RoIAlign and roi_align on MindSpore in graph mode: torchvision's bits, and the exceptions."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from features_and_boxes import BOXES, FEATURES, in_torchvision
@@ -196,3 +199,59 @@ def test_the_function_called_outside_a_graph_has_every_bit_in_graph_mode_too(ms,
     for sampling_ratio in (2, 0):  # adaptive grids of these boxes are square and oblong, the latter sampled in NumPy
         output = ours.roi_align(ms.Tensor(FEATURES), ms.Tensor(BOXES), (3, 4), 0.5, sampling_ratio, True)
         assert_same_bits(output.asnumpy(), in_torchvision(FEATURES, BOXES, (3, 4), 0.5, sampling_ratio, True))
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.usefixtures("graph_mode")
+def test_any_scale_is_as_in_pynative_mode(ms, ours, scale, aligned, dtype):
+    features, boxes = FEATURES.astype(dtype), BOXES.astype(dtype)
+    output = ours.RoIAlign((2, 3), scale, 2, aligned)(ms.Tensor(features), ms.Tensor(boxes)).asnumpy()
+    assert_same_bits(output, reference.tv_roi_align(features, boxes, (2, 3), scale, 2, aligned))
+
+
+# In a process of its own: MindSpore (2.10) aborts at its end after an error in what was traced.
+TRACED = """
+import os, sys
+import mindspore as ms, numpy as np
+from ms2torch_roi import MultiScaleRoIAlign, RoIAlign, ROIAlign, roi_align
+
+cell, module = RoIAlign(2, 1.0, 2), ROIAlign(2, 2, 1.0)
+
+def function(features, boxes):
+    return roi_align(features, boxes, 2, 1.0, 2)
+def adaptive(features, boxes):
+    return roi_align(features, [boxes[:, 1:]], 2)
+def in_cell(features, boxes):
+    return cell(features, boxes)
+def in_torch(features, boxes):
+    return module(features, boxes)
+def one_level(features, boxes):
+    return MultiScaleRoIAlign(["a"], 2, 2)({"a": features}, [boxes[:, 1:]], [(9, 9)])
+def two_levels(features, boxes):
+    return MultiScaleRoIAlign(["a", "b"], 2, 2)({"a": features, "b": features}, [boxes[:, 1:]], [(9, 9)])
+
+features, boxes = ms.ops.ones((1, 1, 9, 9)), ms.Tensor([[0, 1, 1, 5, 5.0]])
+for call in (function, adaptive, in_cell, in_torch, one_level, two_levels):
+    try:
+        print(ms.jit(call, capture_mode="trace")(features, boxes).shape)
+    except Exception as error:
+        print(type(error).__name__, error)
+    print((call(features, boxes).asnumpy() == 1).all())
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_tracing_is_refused_rather_than_kept_as_a_constant(tmp_path):
+    script = tmp_path / "traced.py"  # MindSpore reads the lines that it traces, and of all callers
+    script.write_text(TRACED)
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
+    lines = result.stdout.splitlines()
+    names = ["roi_align"] * 3 + ["ROIAlign"] + ["MultiScaleRoIAlign"] * 2
+    for name, line, outside_of_graphs in zip(names, lines[::2], lines[1::2], strict=True):
+        why = 'mindspore.jit(capture_mode="trace") would keep the output of a first call for all calls'
+        assert line.startswith(f"RuntimeError {name}: {why}")
+        assert ('capture_mode="ast"' in line) == (name != "ROIAlign")
+        assert outside_of_graphs == "True"

@@ -262,6 +262,18 @@ def test_rois_get_no_gradient():
     assert rois.grad is None
 
 
+@pytest.mark.parametrize("call", [lambda op: op, lambda op: torch.compile(op, backend="aot_eager", fullgraph=True)])
+def test_rois_that_want_a_gradient_cost_none_where_features_are_frozen(call):
+    torch.compiler.reset()
+    rois = ROIS.clone().requires_grad_()
+    boxes = rois * 1
+    output = call(ROIAlign(2, 3, 0.5))(FEATURES, boxes)
+    assert not output.requires_grad
+    with torch.autocast("cpu"):
+        assert not call(ROIAlign(2, 3, 0.5))(FEATURES.half(), boxes.half()).requires_grad
+    boxes.mul_(2)  # nothing keeps them
+
+
 # What reaches torchvision.
 
 

@@ -11,8 +11,8 @@ import mindspore.rewrite
 import numpy as np
 from mindspore import nn, ops
 
-from .. import levels, params, rules
-from . import graph, roi_align, tensors
+from .. import arrays, levels, params, rules
+from . import graph, pynative, roi_align, tensors
 
 Pooled = tuple[int, int]
 
@@ -130,6 +130,9 @@ def _levels(
     """Return the scales, inferred if there are none, and the smallest area of a box on each level but the first."""
     if not shapes:
         raise IndexError("MultiScaleRoIAlign: x must hold at least one of featmap_names")
+    channels = [shape[1] for shape in shapes if len(shape) == 4]
+    if len({number for number in channels if number is not None and number >= 0}) > 1:
+        raise RuntimeError(f"MultiScaleRoIAlign: feature maps must have the same number of channels, got {channels}")
     if scales is None:
         if not image_shapes:
             raise ValueError("MultiScaleRoIAlign: image_shapes must hold the (height, width) of at least one image")
@@ -168,8 +171,11 @@ def _pool_own_rows(
     scales: Sequence[float],
     thresholds: Sequence[float],
 ) -> ms.Tensor:
+    tensors.refuse_tracing_of_cells("MultiScaleRoIAlign")
     if len(features) == 1:
         return roi_align(features[0], boxes, pooled, scales[0], sampling_ratio)
+    first = features[0]
+    features, boxes = ([pynative.as_tensor(value) for value in values] for values in (features, boxes))
     for of_level in features:
         tensors.check(of_level, boxes)
     params.check_boxes_of_images([part.shape for part in boxes])
@@ -188,7 +194,8 @@ def _pool_own_rows(
         rows.append(on_none)
         parts.append(ops.zeros((len(on_none), features[0].shape[1], *pooled), features[0].dtype))
     place = np.argsort(np.concatenate(rows))
-    return ops.gather(ops.cat(parts), ms.Tensor(place), 0)
+    output = ops.gather(ops.cat(parts), ms.Tensor(place), 0)
+    return output if isinstance(first, ms.Tensor) else arrays.from_numpy(output.asnumpy(), first, "MultiScaleRoIAlign")
 
 
 def _pool_all_rows(

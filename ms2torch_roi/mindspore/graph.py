@@ -92,6 +92,12 @@ def _scale_of_mode_1(dtype: str, height: int | None, width: int | None) -> float
 
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
+def _no_nan(scale: float) -> float:
+    """Return infinity for NaN: no box is finite with either, and MindSpore's compiler makes x of ``x * NaN``."""
+    return math.inf if math.isnan(scale) else scale
+
+
+@ops.constexpr(check=False)  # type: ignore[untyped-decorator]
 def may_be_0(length: int | None) -> bool:
     """Tell whether a length is 0, or not known yet."""
     return not length
@@ -128,6 +134,8 @@ def pool(
     """
     if isinstance(boxes, ms.Tensor):
         pixels = boxes
+    elif len(boxes) == 0:
+        pixels = check_boxes_of_images(boxes)  # which raises, before MindSpore does
     else:
         check_boxes_of_images([part.shape for part in boxes])
         pixels = rules.boxes_of_images(XP, boxes)
@@ -151,7 +159,7 @@ def pool(
     half = input.dtype == ms.float16
     scale = _scale_of_mode_1("float16" if half else "float32", input.shape[2], input.shape[3])
 
-    boxes, size = rules.feature_boxes(XP, rule, pixels, spatial_scale)
+    boxes, size = rules.feature_boxes(XP, rule, pixels, _no_nan(spatial_scale))
     boxes, size = encodings.outside_unless(XP, rules.is_finite(XP, boxes, size), boxes, size)
     if aligned and _is_exporting_to_onnx():
         output = _pool_samples(input, boxes, size, pooled, sampling_ratio)

@@ -26,24 +26,40 @@ def pool(
     aligned: bool,
 ) -> Any:
     """Pool in PyNative mode, where NumPy arrays and torch tensors are taken too, and return the kind of ``input``."""
-
-    def as_tensor(value: Any) -> Any:
-        array = None if isinstance(value, ms.Tensor) else arrays.to_numpy(value, "roi_align")
-        if array is not None:
-            try:
-                value = ms.Tensor.from_numpy(array)
-            except (RuntimeError, TypeError, ValueError):  # no dtype of MindSpore's
-                dtype = array.dtype
-                raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got {dtype}") from None
-        return tensors.as_operator_sees(value) if isinstance(value, ms.Tensor) else value
-
-    features = as_tensor(input)
-    boxes = [as_tensor(part) for part in boxes] if isinstance(boxes, (list, tuple)) else as_tensor(boxes)
+    features = _as_operator_sees(input)
+    boxes = (
+        [_as_operator_sees(part) for part in boxes] if isinstance(boxes, (list, tuple)) else _as_operator_sees(boxes)
+    )
     tensors.check(features, boxes)
     output = tensors.cast(
         _pool(*tensors.in_one_dtype(features, boxes), pooled, spatial_scale, sampling_ratio, aligned), features.dtype
     )
     return output if isinstance(input, ms.Tensor) else arrays.from_numpy(output.asnumpy(), input, "roi_align")
+
+
+def as_tensor(value: Any) -> Any:
+    """Return the MindSpore tensor of an array of any library, and what is no array as it is.
+
+    Raises:
+        RuntimeError: a MindSpore tensor that is traced, or a torch tensor on another device than the CPU.
+        TypeError: an array of a dtype that MindSpore lacks.
+    """
+    if isinstance(value, ms.Tensor):
+        tensors.refuse_tracing_of_cells("roi_align")
+        return value
+    array = arrays.to_numpy(value, "roi_align")
+    if array is None:
+        return value
+    try:
+        return ms.Tensor.from_numpy(array)
+    except (RuntimeError, TypeError, ValueError):  # no dtype of MindSpore's
+        dtype = array.dtype
+        raise TypeError(f"roi_align: MindSpore's operator takes float16 and float32, got {dtype}") from None
+
+
+def _as_operator_sees(value: Any) -> Any:
+    tensor = as_tensor(value)
+    return tensors.as_operator_sees(tensor) if isinstance(tensor, ms.Tensor) else tensor
 
 
 def _pool(

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import functools
+import sys
+from types import FrameType
 from typing import Any
 
 import mindspore as ms
 from mindspore import ops
+
+
+def refuse_tracing(operator: str, alternative: str = "") -> None:
+    """Raise RuntimeError while ``mindspore.jit`` traces: what Python makes of a tensor's values stays a constant there.
+
+    It would be the output of all calls, with a gradient of 0.
+    """
+    jit_context = getattr(ms.ops.primitive, "jit_context", None)  # which not every MindSpore has
+    # It is left behind by what raises while it is traced, so this also looks for who traces.
+    frame: FrameType | None = sys._getframe() if jit_context is not None and jit_context() else None
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").endswith(".jit_trace"):
+            raise RuntimeError(
+                f'{operator}: mindspore.jit(capture_mode="trace") would keep the output of a first call for all calls,'
+                f" with a gradient of 0; call it outside mindspore.jit in PyNative mode{alternative}"
+            )
+        frame = frame.f_back
+
+
+refuse_tracing_of_cells = functools.partial(refuse_tracing, alternative=', or with capture_mode="ast", the default')
 
 
 def check(input: Any, boxes: Any) -> None:

@@ -50,10 +50,19 @@ def port(case: Case, device: str = "cpu") -> NDArray:
         with _threads(case):
             features, rois = (torch.from_numpy(array).to(device) for array in (case.features, case.rois))
             result: NDArray = module(features, rois).cpu().numpy()
-        return result
+        return _without_crashes(case, result)
     ms = import_mindspore()
     cell = ms2torch_roi.RoIAlign(**case.arguments)
     output: NDArray = cell(ms.Tensor(case.features), ms.Tensor(case.rois)).asnumpy()
+    return output
+
+
+def _without_crashes(case: MindSporeCase, output: NDArray) -> NDArray:
+    """Return the output of a port with 0 in the rows that MindSpore is not given, of which it tells nothing."""
+    crashes = case.crashes
+    if crashes.any() and len(output) == len(crashes):
+        output = output.copy()
+        output[crashes] = 0
     return output
 
 
@@ -123,7 +132,8 @@ def on_device(port: Callable[..., NDArray], device: str) -> Operator:
 def reference(case: Case) -> NDArray:
     """Run :mod:`ms2torch_roi.reference`."""
     if isinstance(case, MindSporeCase):
-        return ms2torch_roi.reference.ms_roi_align(case.features, case.rois, **case.arguments, rule=case.rule)
+        output = ms2torch_roi.reference.ms_roi_align(case.features, case.rois, **case.arguments, rule=case.rule)
+        return _without_crashes(case, output)
     return ms2torch_roi.reference.tv_roi_align(case.features, case.rois, **case.arguments)
 
 
@@ -134,32 +144,40 @@ def round_trip(case: Case, device: str = "cpu") -> NDArray:
     for rows, call in [*calls, (rest, replace(case, rois=case.rois[rest]))]:
         if len(rows):
             output[rows] = on_device(port, device if isinstance(call, MindSporeCase) else "cpu")(call)
-    return output
+    return _without_crashes(case, output) if isinstance(case, MindSporeCase) else output
 
 
 def mindspore(case: Case) -> NDArray:
-    """Run ``mindspore.ops.ROIAlign`` on a CPU, in PyNative mode."""
+    """Run ``mindspore.ops.ROIAlign`` on a CPU, in PyNative mode, without the rows that crash it; those are 0."""
     ms = import_mindspore()
     arguments = case.arguments.values()
     operator = ms.ops.ROIAlign(*arguments)
     # PyNative mode finds compiled operators by a key that joins the attributes without a separator: (1, 12) and (11, 2)
     # are one operator to it. An attribute with the arguments in it keeps them apart.
     operator.add_prim_attr("arguments", "x".join(map(str, arguments)))
-    result: NDArray = operator(ms.Tensor(case.features), ms.Tensor(case.rois)).asnumpy()
-    return result
+    rows = np.flatnonzero(~case.crashes)
+    return _in_rows(case, rows, operator(ms.Tensor(case.features), ms.Tensor(case.rois[rows])).asnumpy())
+
+
+def _in_rows(case: Case, rows: NDArray, part: NDArray) -> NDArray:
+    """Return the output of a case of which some rows were run, the others 0."""
+    output = np.zeros((len(case.rois), *part.shape[1:]), part.dtype)
+    output[rows] = part
+    return output
 
 
 def original_gradient(case: Case, output_gradient: NDArray) -> NDArray:
     """Return the gradient of the original for the features, given that for its output.
 
-    MindSpore's is that of mode 1 in mode 0 too. Rows that torchvision crashes on are left out.
+    MindSpore's is that of mode 1 in mode 0 too, and an index that can crash it is 0, as in the port. Rows that
+    torchvision crashes on are left out.
     """
     if isinstance(case, MindSporeCase):
         return _mindspore_gradient(case, output_gradient)
     import torch
     from torchvision.ops import roi_align
 
-    rows = np.flatnonzero(~case.undefined)
+    rows = np.flatnonzero(~case.crashes)
     features = torch.from_numpy(case.features).requires_grad_()
     output = roi_align(features, torch.from_numpy(case.rois[rows]), **case.arguments)
     output.backward(torch.from_numpy(output_gradient[rows]))
@@ -179,7 +197,9 @@ def _mindspore_gradient(case: MindSporeCase, output_gradient: NDArray) -> NDArra
     # MindSpore tries out numbers of threads in successive calls of an operator, and with threads the order in which it
     # adds changes from call to call. The first call of a new operator takes one thread.
     operator.add_prim_attr("arguments", f"operator {next(_operators_made)} of ms2torch_roi.parity")
-    gradient, rois = (ms.Tensor(array.astype(case.dtype)) for array in (output_gradient, case.rois))
+    index = np.where(case.crashes, 0, case.rois[:, 0])
+    rois = np.concatenate((index[:, None], case.rois[:, 1:]), 1)
+    gradient, rois = (ms.Tensor(array.astype(case.dtype)) for array in (output_gradient, rois))
     result: NDArray = operator(gradient, rois, case.features.shape).asnumpy().astype(case.features.dtype)
     return result
 
@@ -199,11 +219,9 @@ def torchvision(case: Case) -> NDArray:
 
     if case.raises is not None and not torchvision_has_its_errors():
         raise case.raises("not run: this torchvision may read out of bounds")
-    rows = np.flatnonzero(~case.undefined)
+    rows = np.flatnonzero(~case.crashes)
     part = roi_align(torch.from_numpy(case.features), torch.from_numpy(case.rois[rows]), **case.arguments).numpy()
-    result = np.zeros((len(case.rois), *part.shape[1:]), part.dtype)
-    result[rows] = part
-    return result
+    return _in_rows(case, rows, part)
 
 
 def torchvision_has_its_errors() -> bool:

@@ -29,6 +29,7 @@ def fold(
     shape: tuple[int, int, int],
     pooled: tuple[int, int],
     rule: str,
+    result: tuple[int, ...],
 ) -> torch.Tensor:
     """Make one call of so many: the rule of ``torch.vmap`` for an operator that pools, and for its gradient.
 
@@ -41,10 +42,13 @@ def fold(
         shape: N, H and W of the features of one call.
         pooled: number of bins.
         rule: by which, a name of ``rules.NAMED``.
+        result: the shape of what a call returns.
 
     Returns:
         (size, ...), what each call returns.
     """
+    if size == 0:  # no values, and a sum of none, for the gradient to have something to go to
+        return values.new_zeros(0, *result) + values.reshape(-1)[:0].sum()
     images, height, width = shape
     rows, channels = rois.shape[-2], values.shape[-3]
     largest = max(params.sizes("ROIAlign", (images, channels, height, width), (rows, 5), *pooled).values())
@@ -63,6 +67,7 @@ def fold(
                 shape,
                 pooled,
                 rule,
+                result,
             )
             for part in parts
         ]
@@ -78,7 +83,7 @@ def fold(
         values, images = values.flatten(0, 1), size * images
     rois = torch.cat((index[..., None], rois[..., 1:]), 2)
     output = pool(values, rois.flatten(0, 1), images)
-    return output.view(size, output.shape[0] // max(1, size), *output.shape[1:])
+    return output.view(size, *result)
 
 
 def whole_index(index: torch.Tensor, images: int, rule: str) -> torch.Tensor:

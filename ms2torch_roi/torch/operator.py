@@ -39,9 +39,10 @@ roi_align_backward = torch.ops.ms2torch_roi.roi_align_backward.default
 def pool(features: torch.Tensor, rois: torch.Tensor, *arguments: Any) -> torch.Tensor:
     """Call the operator with its derivative, under ``torch.func`` too."""
     transformed = not torch.compiler.is_dynamo_compiling() and _is_transformed()
+    if rois.requires_grad and not transformed:
+        rois = rois.detach()  # or the output would require a gradient where they alone do, which get none
     if transformed or (torch.is_grad_enabled() and features.requires_grad):
-        # A copy, so that the caller can write to the rois, and may have made them in inference mode.
-        rois = (rois if transformed else rois.detach()).clone()
+        rois = rois.clone()  # so that the caller can write to them, and may have made them in inference mode
     else:
         arguments = (*arguments[:-1], arguments[-2])  # no boxes of another rule count
     output: torch.Tensor = (Pool.apply if transformed else roi_align)(features, rois, *arguments)
@@ -246,8 +247,10 @@ def _pool_batch(
         return operator(features, rois, *arguments)
 
     features, rois = batches.in_front(in_dims, features, rois)
-    images, _, height, width = features.shape[-4:]
-    return batches.fold(pool, info.batch_size, features, rois, (images, height, width), arguments[:2], arguments[4]), 0
+    images, channels, height, width = features.shape[-4:]
+    shape, pooled = (images, height, width), arguments[:2]
+    result = (rois.shape[-2], channels, *pooled)
+    return batches.fold(pool, info.batch_size, features, rois, shape, pooled, arguments[4], result), 0
 
 
 def _gradient_batch(
@@ -267,8 +270,8 @@ def _gradient_batch(
     of_output, rois = batches.in_front(in_dims, of_output, rois)
     if of_output.ndim == 4:  # each has features of its own that it is the gradient for
         of_output = of_output.expand(info.batch_size, *of_output.shape)
-    shape = (images, height, width)
-    return batches.fold(gradient, info.batch_size, of_output, rois, shape, arguments[:2], arguments[4]), 0
+    shape, result = (images, height, width), (images, of_output.shape[-3], height, width)
+    return batches.fold(gradient, info.batch_size, of_output, rois, shape, arguments[:2], arguments[4], result), 0
 
 
 for _name, _function in (("roi_align", Pool), ("roi_align_backward", Gradient)):

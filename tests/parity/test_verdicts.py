@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,19 @@ def test_rows_never_written_are_left_out_and_counted():
     assert verdict.values == result[3:].size
     garbage[3] = 99
     assert not verdicts.judge(case, garbage, result).passed
+
+
+def test_rows_of_a_nan_index_are_left_out_and_said_to_be():
+    case = edges.edge_case("NaN as an index, float32")
+    assert case.undefined.tolist() == [True, False]
+    assert case.undefined_reason == "whose index is NaN, on which MindSpore can crash"
+    result = operators.reference(case)
+    assert verdicts.judge(case, result, operators.port(case)).left_out == {case.undefined_reason: 1}
+    padded = replace(case, rois=np.concatenate((case.rois, np.zeros((1, 5), np.float32))))
+    assert padded.undefined.tolist() == [True, False, True]
+    both = "never written by MindSpore (|x1| and |x2| < 0.001) or whose index is NaN, on which MindSpore can crash"
+    assert padded.undefined_reason == both
+    assert not replace(padded, rule="ascend-dynamic").undefined.any()
 
 
 @pytest.mark.parametrize(

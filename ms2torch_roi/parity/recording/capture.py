@@ -68,7 +68,7 @@ def record_call(
 
 def unwritten_rows(call: Call) -> NDArray | None:
     """Return a mask of the rows that MindSpore has not written, unless it runs where other rules may hold."""
-    return call.case.undefined if isinstance(call.case, MindSporeCase) and call.device in ("CPU", "GPU") else None
+    return call.case.unwritten if isinstance(call.case, MindSporeCase) and call.device in ("CPU", "GPU") else None
 
 
 def cleared(array: NDArray, unwritten: NDArray | None) -> NDArray:
