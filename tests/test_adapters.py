@@ -186,6 +186,23 @@ def test_a_check_of_an_adapter_that_dies_goes_on():
         assert check.shrunk(found) == found
 
 
+def test_an_adapter_that_can_be_imported_only_once_has_a_verdict_for_each_case(tmp_path, monkeypatch):
+    """By the command, and not by its workers, as where a GPU has no memory left."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "once.py").write_text(
+        "import os, pathlib\n"
+        "if pathlib.Path('imported').exists():\n    os._exit(3)\n"
+        "pathlib.Path('imported').touch()\n"
+        "from adapters_of_users import naive\n"
+    )
+    calls.write(tmp_path / "0.npz", calls.Call(case=CASE, output=operators.reference(CASE)))
+    one = Adapter("once:naive")
+    assert one.kind is type(CASE)
+    adapters._sandboxes.pop(one).close()
+    (found,) = campaign.Replay((tmp_path / "0.npz",), adapter=one).verdicts(0)
+    assert "AdapterError: the process of once:naive ended while it was imported" in found.problem
+
+
 def test_recorded_calls_are_replayed_on_an_adapter(tmp_path):
     for name, case in (("mine", CASE), ("other", OF_TORCHVISION)):
         calls.write(tmp_path / f"{name}.npz", calls.Call(case=case, output=operators.reference(case)))

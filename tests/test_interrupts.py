@@ -115,6 +115,25 @@ def test_no_worker_outlives_a_command_that_is_killed():
     assert ended(run)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_adapter_outlives_a_command_that_is_interrupted(tmp_path, monkeypatch, workers):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hangs.py").write_text(
+        "import pathlib, time\n"
+        "def port(features, rois, pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode):\n"
+        "    pathlib.Path('called').touch()\n"
+        "    time.sleep(1000)\n"
+    )
+    arguments = ("--cases", "10", "--workers", workers, "--adapter", "hangs:port", "--timeout", "900")
+    run = OnTerminal("check", "--without-mindspore", *arguments)
+    until = time.monotonic() + 100
+    while not (tmp_path / "called").exists() and time.monotonic() < until:
+        run.read_until(seconds=0.2)
+    run.interrupt(signal.SIGTERM)
+    assert run.wait() == 2
+    assert ended(run)
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     # As a shell has it for commands in the background, and nohup.
     code = (

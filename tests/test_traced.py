@@ -302,6 +302,9 @@ def test_torchscript_can_trace_but_not_script():
 def test_fake_and_meta_tensors_have_shapes_and_dtypes():
     meta = ROIAlign(3, 2, 0.25)(FEATURES.half().to("meta"), some_rois(6).to("meta"))
     assert (meta.shape, meta.dtype, meta.device.type) == ((6, 3, 3, 2), torch.float16, "meta")
+    for rule in ("cpu", "ascend-dynamic"):  # which computes float16 in float32
+        meta = ROIAlign(3, 2, 0.25, rule=rule)(FEATURES.half().to("meta"), some_rois(6).half().to("meta"))
+        assert (meta.shape, meta.dtype) == ((6, 3, 3, 2), torch.float16)
     with FakeTensorMode():
         fake = Head()(torch.empty(2, 3, 20, 30), torch.empty(6, 5))
     assert fake.shape == (6, 5)

@@ -222,9 +222,10 @@ def write_script(options: argparse.Namespace, name: str) -> int:
 
     source = scripts.source(name)
     try:
-        if options.out.is_file() and options.out.read_bytes().split(b"\n")[0] != source.encode().split(b"\n")[0]:
+        found = options.out.read_bytes() if options.out.is_file() else b""
+        if found and found.splitlines()[:1] != source.encode().splitlines()[:1]:
             raise CouldNotRunError(f"--out: {options.out} is there already, and is no {name} of ms2torch-roi")
-        options.out.write_text(source, encoding="utf-8")
+        options.out.write_text(source, encoding="utf-8", newline="\n")
     except OSError as error:
         raise CouldNotRunError(f"--out: {error}") from error
     return PASSED

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from . import processes
 from .case import Case, MindSporeCase, TorchvisionCase
 from .recording.calls import ERRORS
 
@@ -244,6 +246,7 @@ class Sandbox:
 def _serve(adapter: Adapter, connection: Connection) -> None:
     """Import an adapter, send the calls that it takes or what is wrong, and then answer each case that comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=processes.end_with_parent, daemon=True).start()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what an adapter prints is not what a check prints
     try:
         found = adapter.load()

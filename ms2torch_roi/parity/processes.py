@@ -122,10 +122,10 @@ def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # MindSpore handles Ctrl-C itself once it has compiled
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when the one that started it is gone, which may have had no time for it."""
     parent = multiprocessing.parent_process()
     assert parent is not None

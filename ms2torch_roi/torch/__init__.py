@@ -183,9 +183,10 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: tuple[Any, ...]
     pool = operator.pool
     if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         pool = _pool_in_exported_program
-    if dtype == torch.float16 and torch.is_autocast_enabled(features.device.type):
+    device = features.device.type
+    if dtype == torch.float16 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         # It would compute float16 in float32, which is what it does of torchvision's operator.
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             return pool(features, rois, *arguments)
     return pool(features, rois, *arguments)
 

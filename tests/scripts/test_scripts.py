@@ -57,13 +57,26 @@ def test_it_is_formatted_and_has_the_writer_once(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_written_to_its_name_or_another_one_in_place_of_what_was_there(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("older", [b"", b"\n# an older one\n", b"\r\n# an older one\r\n"])
+def test_it_is_written_to_its_name_or_another_one_in_place_of_an_older_one(name, older, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = tmp_path / "other.py"
-    other.write_text("# an older one")
+    other.write_bytes(older and scripts.source(name).splitlines()[0].encode() + older)
     assert main([name]) == main([name, "--out", str(other)]) == 0
     assert (tmp_path / f"{name}.py").read_text(encoding="utf-8") == other.read_text(encoding="utf-8")
     assert other.read_text(encoding="utf-8") == scripts.source(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_other_file_is_lost_to_it(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / f"{name}.py"
+    mine.write_text("print('mine')\n")
+    assert main([name]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"ms2torch-roi {name}: cannot run: --out: {name}.py is there already, and is no {name} of ms2torch-roi"
+    ]
+    assert mine.read_text() == "print('mine')\n"
 
 
 @pytest.mark.parametrize("name", NAMES)
