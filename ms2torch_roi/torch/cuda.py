@@ -264,9 +264,11 @@ def _blocks(length: int, block: int) -> int:
 
 def _fitting(block: Block, channels: int, others: int) -> Block:
     """Return the block, or a smaller one that holds all there is."""
+    of_channels = min(block.channels, triton.next_power_of_2(channels))
     return block._replace(
-        channels=min(block.channels, triton.next_power_of_2(channels)),
+        channels=of_channels,
         others=min(block.others, triton.next_power_of_2(others)),
+        rounds=min(block.rounds, _blocks(channels, of_channels)),
     )
 
 
