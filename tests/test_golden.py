@@ -58,7 +58,8 @@ def test_the_command_replays_them_all_and_finds_one_other_value(tmp_path):
     assert f"FAILED calls/{FILES[0].name} " in result.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "index-out-of-range"])
+# One ends in an error, and those of boxes that are not finite are 0 but for a row whose index is NaN.
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(("index-out-of-range", "not-finite"))])
 def test_a_golden_call_with_one_other_bit_fails(name):
     call = calls.read(golden.GOLDEN / f"mindspore-{golden.MINDSPORE_VERSIONS[-1]}" / f"{name}{calls.SUFFIX}")
     output = call.output.copy()
@@ -113,7 +114,8 @@ def assert_same_call(left, right):
         expected, actual = getattr(left, array), getattr(right, array)
         assert (expected is None) == (actual is None)
         if expected is not None:
-            assert_same_bits(actual, expected)
+            rows = ~left.case.crashes if array == "output" else slice(None)  # MindSpore is not given them any more
+            assert_same_bits(actual[rows], expected[rows])
     for array in ("features", "rois"):
         assert_same_bits(getattr(right.case, array), getattr(left.case, array))
     assert left.case.arguments == right.case.arguments

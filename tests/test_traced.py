@@ -96,6 +96,7 @@ def test_mode_1_is_within_the_bound_of_eager_mode_but_for_samples_on_the_border(
             4 * ROUNDINGS * UNIT[case.dtype.name] * largest * np.abs(case.features).max(initial=0).astype(np.float64)
         )
         actual = in_one_call(case, case.features)
+        actual[case.crashes] = 0  # as in the outcome of a port
         same = same_bits(actual, expected).all((1, 2, 3))
         error = np.abs(actual.astype(np.float64) - expected).max((1, 2, 3), initial=0)
         assert (same | moved | (error <= bound)).all(), case.name

@@ -35,7 +35,8 @@ def run(campaign: Campaign, numbers: Sequence[int], workers: Workers | None = No
     """Run the cases of these numbers, and yield what comes of them in their order.
 
     The results are those of one process, whatever executor runs them. Where one of its processes dies, the cases that
-    it may have run are run again, one by one; one that ends its process then too is a failed case (``Campaign.lost``).
+    it may have run are run again, one by one; one that ends its process then too, twice, is a failed case
+    (``Campaign.lost``).
 
     Args:
         campaign: the cases.
@@ -84,11 +85,11 @@ def _in_any_order(campaign: Campaign, numbers: Sequence[int], workers: Workers) 
             if suspects:
                 executor = _started_again(executor, workers)
             for number in suspects:
-                if found := _found(_submit(executor, campaign, [number]), [number], workers):
-                    yield found
-                else:
-                    yield {number: [campaign.lost(number)]}
+                for _ in range(2):  # a busy cluster may take a worker for dead
+                    if found := _found(_submit(executor, campaign, [number]), [number], workers):
+                        break
                     executor = _started_again(executor, workers)
+                yield found or {number: [campaign.lost(number)]}
     except BaseException:  # an interrupt, or the reader has left: nobody waits for the cases under way
         for future in under_way:
             future.cancel()
