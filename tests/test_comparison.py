@@ -336,6 +336,7 @@ def test_where_there_is_nothing_to_compare_it_does_not_pass(nothing):
         assert str(comparison).startswith("NOTHING COMPARED")
 
 
+@pytest.mark.needs_mindspore
 @pytest.mark.parametrize("shift", [0, 1])
 def test_a_loss_is_compared_where_there_is_padding(ms, shift):
     op = ms.ops.ROIAlign(2, 2, 0.5, 2, 1)

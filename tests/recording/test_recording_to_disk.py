@@ -119,7 +119,7 @@ print(os.getpid(), *children, recording.calls)
     for path in sorted(tmp_path.iterdir()):
         start, process, _ = path.stem.split("-")
         values.setdefault((start, int(process)), []).append(calls.read(path).case.features[0, 0, 0, 0])
-    assert [process for _, process in values] == processes
+    assert sorted(process for _, process in values) == sorted(processes)  # forks may start in any order
     assert list(values.values()) == [[0, 4], [1, 1], [2, 2], [3, 3]]
     assert len({start for start, _ in values}) == 4  # process numbers are used again
     assert seen == 2
