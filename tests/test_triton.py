@@ -326,6 +326,21 @@ def test_gradient_goes_on_from_one_part_of_the_rows_to_the_next(monkeypatch, num
 
 
 @on_both
+@pytest.mark.parametrize("width", [2**15 - 1, 2**15])
+def test_gradient_of_as_many_cells_as_a_key_of_16_bits_counts_and_of_one_more(monkeypatch, width):
+    monkeypatch.setitem(cuda.BLOCKS, "add terms", cuda.Block(1, 1024, 1))
+    call = Call(0, 1, sample_num=2)
+    call.rule, call.pooled, call.scale, call.shape = rules.TORCHVISION[0], (1, 2), 1.0, (1, 1, 1, width)
+    # In the first cells, in the last ones, and outside: of a cell behind the last.
+    call.rois = np.array([[0, 0, 0, 2, 1], [0, width - 2, 0, width, 1], [0, width + 9, 0, width + 19, 1]], call.dtype)
+    call.of_output = np.arange(1, 7, dtype=call.dtype).reshape(3, 1, 1, 2)
+    expected = call.expected_gradient()
+    assert expected[..., :2].all()
+    assert expected[..., -2:].all()
+    assert_same_bits(call.gradient(), expected)
+
+
+@on_both
 @pytest.mark.parametrize("number", range(4))
 def test_gradient_of_a_fixed_grid_without_memory_for_its_terms(monkeypatch, large_blocks, number):
     monkeypatch.setattr(cuda, "MEMORY_FOR_TERMS", 1)
