@@ -101,6 +101,7 @@ SLOW = {
     "tests/test_mindspore_mixed_precision.py",
     "tests/test_mindspore_onnx.py",
     "tests/test_mindspore_vmap.py",
+    "tests/test_one_call.py",
     "tests/test_operator.py",
     "tests/test_package.py",
     "tests/test_plugin.py",

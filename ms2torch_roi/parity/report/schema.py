@@ -38,27 +38,22 @@ def whole(at: str, found: Any) -> int:
     return found
 
 
-def number(at: str, found: Any) -> float:
+def number(at: str, found: Any, most: float = _MOST - 1, allowed: str = "a number of 0 or more") -> float:
     """Read how much."""
-    if type(found) not in (int, float) or not 0 <= found < _MOST:
-        raise _refused(at, found, "a number of 0 or more")
-    return float(found)
-
-
-def difference(at: str, found: Any) -> float:
-    """Read a difference, for which JSON has no number if it is infinite."""
-    if found == "infinite":
-        return math.inf
-    if type(found) not in (int, float) or not 0 <= found <= sys.float_info.max:
-        raise _refused(at, found, "a number of 0 or more, or 'infinite'")
+    if type(found) not in (int, float) or not 0 <= found <= most:
+        raise _refused(at, found, allowed)
     return float(found)
 
 
 def tolerance(at: str, found: Any) -> float:
     """Read what values may differ by."""
-    if type(found) not in (int, float) or not 0 <= found <= sys.float_info.max:
-        raise _refused(at, found, "a number of 0 or more")
-    return float(found)
+    return number(at, found, sys.float_info.max)
+
+
+def difference(at: str, found: Any) -> float:
+    """Read a difference, for which JSON has no number if it is infinite."""
+    allowed = "a number of 0 or more, or 'infinite'"
+    return math.inf if found == "infinite" else number(at, found, sys.float_info.max, allowed)
 
 
 def shard(at: str, found: Any) -> str:
