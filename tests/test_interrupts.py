@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -46,16 +47,7 @@ class OnTerminal:
             os.kill(self.pid, how)
 
     def processes(self):
-        """Return those of its processes that live."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                state, _, _, session, *_ = (process / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(session) == self.pid and state != "Z":
-                found.append(int(process.name))
-        return found
+        return processes_of(self.pid)
 
     def wait(self):
         self.read_until(seconds=60)
@@ -64,12 +56,25 @@ class OnTerminal:
         return os.waitstatus_to_exitcode(status)
 
 
+def processes_of(session):
+    """Return those processes of a session that live."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, its_session, *_ = (process / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(its_session) == session and state != "Z":
+            found.append(int(process.name))
+    return found
+
+
 def ended(command):
     """Tell whether all processes of a command end within seconds."""
     until = time.monotonic() + 10
-    while command.processes() and time.monotonic() < until:
+    while processes_of(command.pid) and time.monotonic() < until:
         time.sleep(0.05)
-    return not command.processes()
+    return not processes_of(command.pid)
 
 
 WITHOUT_MINDSPORE = itertools.product(
@@ -124,14 +129,29 @@ def test_no_adapter_outlives_a_command_that_is_interrupted(tmp_path, monkeypatch
         "    pathlib.Path('called').touch()\n"
         "    time.sleep(1000)\n"
     )
-    arguments = ("--cases", "10", "--workers", workers, "--adapter", "hangs:port", "--timeout", "900")
-    run = OnTerminal("check", "--without-mindspore", *arguments)
+    arguments = (
+        "check",
+        "--without-mindspore",
+        "--workers",
+        str(workers),
+        "--adapter",
+        "hangs:port",
+        "--timeout",
+        "900",
+    )
+    # Without a terminal, whose end would end them all.
+    run = subprocess.Popen([sys.executable, "-m", "ms2torch_roi", *arguments], start_new_session=True)
     until = time.monotonic() + 100
     while not (tmp_path / "called").exists() and time.monotonic() < until:
-        run.read_until(seconds=0.2)
-    run.interrupt(signal.SIGTERM)
-    assert run.wait() == 2
-    assert ended(run)
+        time.sleep(0.2)
+    assert len(processes_of(run.pid)) > workers
+    run.terminate()
+    try:
+        assert run.wait(60) == 2
+        assert ended(run)
+    finally:
+        for process in processes_of(run.pid):
+            os.kill(process, signal.SIGKILL)
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
