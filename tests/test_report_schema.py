@@ -115,6 +115,12 @@ def test_a_field_that_is_missing_or_of_another_type_is_named(tmp_path, place, va
     assert stderr.startswith(f"ms2torch-roi merge: cannot run: {file}: not a report of ms2torch-roi: {said}")
 
 
+@pytest.mark.parametrize("name", ["atol", "rtol"])
+def test_a_tolerance_of_any_size_is_read_back(name):
+    report = changed(("tolerance", name), 1e300)
+    assert getattr(facts.from_json(report).tolerance, name) == 1e300
+
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()

@@ -6,6 +6,8 @@ import pytest
 
 from ms2torch_roi.parity import campaign
 
+NAIVE = ["--adapter", "adapters_of_users:naive"]
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -20,6 +22,13 @@ from ms2torch_roi.parity import campaign
         (["replay", "empty", "--rtol", "nan"], "argument --rtol: 'nan' is not a number of 0 or more"),
         (["replay", "empty", "--workers", "0"], "argument --workers: '0' is not a whole number from 1 to 10**18"),
         (["merge", "nowhere.json"], "No such file or directory: 'nowhere.json'"),
+        (["check", "--cases", 20 * "9"], f"argument --cases: '{20 * '9'}' is not a whole number from 0 to 10**18"),
+        (["replay", "empty", "--timeout", "0"], "'0' is not a number of seconds from 0.001 to 1,000,000"),
+        (["replay", "empty", "--timeout", "1e9"], "'1e9' is not a number of seconds from 0.001 to 1,000,000"),
+        (["check", "--device", "cuda", *NAIVE], "--device is where our port runs: an adapter chooses its own"),
+        (["check", "--direction", "to-mindspore", *NAIVE], "the adapter takes MindSpore's calls, which go to-torch"),
+        (["replay", "--golden", "--backward-rule", "cpu", *NAIVE], "--backward-rule is of gradients"),
+        (["replay", "--golden", "--backward-roi-end-mode", "1", *NAIVE], "--backward-roi-end-mode is of gradients"),
     ],
 )
 def test_what_cannot_run_says_why_in_one_line(run_command, tmp_path, monkeypatch, arguments, message):
