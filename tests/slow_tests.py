@@ -121,5 +121,6 @@ SLOW = {
     "tests/test_torch_extractors.py",
     "tests/test_traced.py",
     "tests/test_triton.py",
+    "tests/test_triton_compiled.py",
     "tests/test_two_environments.py",
 }
