@@ -44,6 +44,13 @@ def ours(ms):
     return mindspore
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    """Forget what other tests have compiled, which counts towards the limit of recompilations of a function."""
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()
+
+
 @pytest.fixture
 def cells(ms, tmp_path, monkeypatch):
     """Models to be made ones of mixed precision, in a folder for what O1 makes of their source."""

@@ -338,7 +338,6 @@ def test_forward_mode_is_refused(derivative, sample_num):
 
 @pytest.mark.parametrize("run", [lambda op: op, lambda op: torch.compile(op, backend="aot_eager")])
 def test_dual_numbers_are_refused_rather_than_lost(run):
-    torch._dynamo.reset()
     op, features, rois = run(OPS["mode 1"]), FEATURES[0], ROIS[2]
     with forward_ad.dual_level():
         for duals in (
@@ -389,7 +388,6 @@ def test_a_batch_that_is_traced_or_compiled_has_its_indices_checked_when_it_is_r
 @every_op
 @every_batch
 def test_a_batch_can_be_compiled(op, in_dims):
-    torch._dynamo.reset()
     batches = tensors(in_dims)
     compiled = torch.compile(vmap(op, in_dims), backend="aot_eager", fullgraph=True)
     assert_is_loop(compiled(*batches), op, in_dims, *batches)
@@ -397,7 +395,6 @@ def test_a_batch_can_be_compiled(op, in_dims):
 
 @every_op
 def test_gradients_can_be_traced_and_compiled(op):
-    torch._dynamo.reset()
     features, rois = FEATURES[0], ROIS[2]
     of_features = grad(lambda features, rois: op(features, rois).nansum())
     traced = make_fx(of_features, tracing_mode="fake")(features, rois)

@@ -41,11 +41,6 @@ every_mode = pytest.mark.parametrize("mode", [0, 1])
 fixed_and_adaptive = pytest.mark.parametrize("sample_num", [2, 0])
 
 
-@pytest.fixture(autouse=True)
-def nothing_compiled():
-    torch._dynamo.reset()
-
-
 # Schemas, fake kernels, derivatives and what compilers make of them.
 
 

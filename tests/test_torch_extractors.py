@@ -192,7 +192,6 @@ def test_gradients_of_pooling_on_one_level_are_those_of_all():
 
 
 def test_a_compiled_extractor_has_the_bits_of_an_eager_one():
-    torch._dynamo.reset()
     compiled = torch.compile(PORT, fullgraph=True, backend="aot_eager", dynamic=True)
     for count in (128, 50, 0):
         rois, features = torch.from_numpy(ROIS[:count]), tensors(FEATURES)
@@ -200,7 +199,6 @@ def test_a_compiled_extractor_has_the_bits_of_an_eager_one():
 
 
 def test_the_gradient_of_a_compiled_extractor():
-    torch._dynamo.reset()
     both = []
     for extract in (PORT, torch.compile(PORT, fullgraph=True, backend="aot_eager")):
         features = [feature.requires_grad_() for feature in tensors(FEATURES)]

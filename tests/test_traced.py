@@ -22,11 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore::torch.jit
 K = torch.export.Dim("K")
 
 
-@pytest.fixture(autouse=True)
-def nothing_compiled():
-    torch._dynamo.reset()
-
-
 # Compilers and exporters.
 
 
@@ -78,6 +73,19 @@ def test_exported_programs_train_with_the_gradient_of_the_backward_mode(strict):
         gradients += torch.autograd.grad(model(FEATURES, some_rois(5)).square().sum(), weight)
     assert gradients[0].abs().max() > 0.1
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sample_num", [2, 0])
+def test_the_operators_kernels_are_never_what_is_compiled(sample_num):
+    op, rois = ROIAlign(3, 2, 0.25, sample_num), some_rois(5)
+    # Once compiled under torch.func, a function is run as it is, and what it calls is offered to the compiler.
+    torch.compile(torch.func.grad(lambda features: op(features, rois).sum()), backend="aot_eager")(FEATURES)
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    output = torch.compile(op, backend="aot_eager")(FEATURES, rois)
+    assert_same_bits(output.numpy(), op(FEATURES, rois).numpy())
+    assert counters["frames"]["total"] <= 1
+    assert not counters["graph_break"]
 
 
 def test_rois_get_no_gradient_when_compiled():

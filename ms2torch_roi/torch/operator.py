@@ -158,13 +158,17 @@ def _gradient_elsewhere(of_output: torch.Tensor, rois: torch.Tensor, *arguments:
     return _gradient_on_cpu(of_output.cpu(), rois.cpu(), *arguments).to(of_output.device)
 
 
-_library.impl("roi_align", _pool_on_cpu, "CPU")
-_library.impl("roi_align", _pool_on_cuda, "CUDA")
-_library.impl("roi_align", _pool_elsewhere, "CompositeExplicitAutograd")
-_library.impl("roi_align_backward", _gradient_on_cpu, "CPU")
-_library.impl("roi_align_backward", _gradient_on_cuda, "CUDA")
-_library.impl("roi_align_backward", _gradient_elsewhere, "CompositeExplicitAutograd")
-_library.impl("whole_index", batches.whole_index, "CompositeExplicitAutograd")
+for _operator, _kernel, _key in (
+    ("roi_align", _pool_on_cpu, "CPU"),
+    ("roi_align", _pool_on_cuda, "CUDA"),
+    ("roi_align", _pool_elsewhere, "CompositeExplicitAutograd"),
+    ("roi_align_backward", _gradient_on_cpu, "CPU"),
+    ("roi_align_backward", _gradient_on_cuda, "CUDA"),
+    ("roi_align_backward", _gradient_elsewhere, "CompositeExplicitAutograd"),
+    ("whole_index", batches.whole_index, "CompositeExplicitAutograd"),
+):
+    # Where a compiler runs their caller as it is, past its limit of recompilations, it would compile these instead.
+    _library.impl(_operator, torch.compiler.disable(_kernel), _key)
 
 
 @torch.library.register_fake("ms2torch_roi::roi_align", lib=_library)
