@@ -57,14 +57,13 @@ def gradient(of_output: NDArray, samples: Samples, shape: Sequence[int]) -> NDAr
             planes = of_features[samples.image[row]].reshape(channels, -1)
             of_cells[:] = planes.T
             y, x = _along_both_axes(samples, row, of_output.shape[2:], (height, width))
-            for p, q in itertools.product(range(len(y.cells)), range(len(x.cells))):
-                cells_y, cells_x = y.cells[p][y.inside[p]], x.cells[q][x.inside[q]]
-                weights_y, weights_x = y.weights[p][y.inside[p]], x.weights[q][x.inside[q]]
-                # (samples along y, samples along x, 2, 2)
-                cells = cells_y[:, None, :, None] * width + cells_x[:, None]
-                weights = weights_y[:, None, :, None] * weights_x[:, None]
-                terms = of_output[row, :, p, q] * weights.reshape(-1, 1) / samples.divisor[row]
-                np.add.at(of_cells, cells.reshape(-1), terms)
+            for p in range(len(y.cells)):
+                inside = y.inside[p, :, None] & x.inside[:, None]  # (bins along x, samples along y, samples along x)
+                cells = (y.cells[p, :, None, :, None] * width + x.cells[:, None, :, None])[inside]
+                weights = (y.weights[p, :, None, :, None] * x.weights[:, None, :, None])[inside]
+                of_bins = of_output[row, :, p].T[np.nonzero(inside)[0], None]  # (samples, 1, channels)
+                terms = of_bins * weights.reshape(-1, len(_CORNERS), 1) / samples.divisor[row]
+                np.add.at(of_cells, cells.reshape(-1), terms.reshape(-1, channels))
             planes[:] = of_cells.T
     return of_features
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -110,14 +111,23 @@ def explain_gradient(case: Case, output_gradient: NDArray, expected: NDArray, ac
     _, other = rules_by_name(case).values()
     candidates = [one for one in candidates_of(case) if one.deviations <= _MOST_DEVIATIONS_OF_GRADIENTS]
     candidates[1:] = sorted(candidates[1:], key=lambda one: one.rule != other)
-    channel = int((~same_bits(expected, actual)).sum((0, 2, 3)).argmax())
+    by = functools.cache(functools.partial(_gradient, case, output_gradient))
+    channel = (int((~same_bits(expected, actual)).sum((0, 2, 3)).argmax()),)  # which tells rules apart
     sentences = []
     with np.errstate(all="ignore"):
         for whose, gradient in (("The port's", actual), (f"{case.original}'s", expected)):
             if not gradient.any():
                 continue  # many a rule has boxes outside the image
-            fits = functools.partial(_has_gradient, case, output_gradient, gradient, channel)
-            found = next((candidate for candidate in candidates if fits(candidate.rule)), candidates[0])
+            bound = max(GRADIENT_BOUND[case.dtype.name], GRADIENT_BOUND["float32"]) * largest(gradient)
+            found = next(
+                (
+                    candidate
+                    for candidate in candidates
+                    if trials.close(by(candidate.rule, channel), gradient[:, channel], bound).all()
+                    and trials.close(by(candidate.rule), gradient, bound).all()
+                ),
+                candidates[0],
+            )
             if found.deviations:
                 sentences.append(f"{whose} gradient matches that of {found.description}.")
                 if isinstance(case, MindSporeCase) and (case.roi_end_mode, found.rule) == (0, other):
@@ -128,7 +138,7 @@ def explain_gradient(case: Case, output_gradient: NDArray, expected: NDArray, ac
         different = ~same_bits(expected, actual)
         if not sentences and different.sum() >= _FEWEST_FOR_CLOSEST:
             sides = ((f"{case.original}'s", expected), ("The port's", actual))
-            near = (_closest_gradient(case, output_gradient, candidates, channel, *side) for side in sides)
+            near = (_closest_gradient(by, channel, candidates, *side) for side in sides)
             sentences = [sentence for sentence in near if sentence]
             sentences[:0] = [NONE_FITS] * bool(sentences)
         if sentences:
@@ -257,31 +267,22 @@ def _follow_partly(side: _Side, trial: Trial, matches: NDArray) -> str:
     return f"in {rows_in_words} that differ{'s' * (every == 1)}, {whose} values match {best.description}."
 
 
-def _has_gradient(case: Case, output_gradient: NDArray, gradient: NDArray, first_channel: int, rule: Rule) -> bool:
-    """Tell whether this is the gradient for the features by a rule, and find out in one channel if it is not."""
-    bound = max(GRADIENT_BOUND[case.dtype.name], GRADIENT_BOUND["float32"]) * largest(gradient)
-    for channels in (slice(first_channel, first_channel + 1), slice(None)):
-        if not trials.close(_gradient(case, output_gradient, rule, channels), gradient[:, channels], bound).all():
-            return False
-    return True
-
-
 def _closest_gradient(
-    case: Case, output_gradient: NDArray, candidates: list[Candidate], channel: int, whose: str, gradient: NDArray
+    by: Callable[..., NDArray], channel: tuple[int], candidates: list[Candidate], whose: str, gradient: NDArray
 ) -> str:
     """Return a sentence on the rule that a gradient is near to that of, or ""."""
-    one, most = slice(channel, channel + 1), largest(gradient)
-    tried = np.stack([_gradient(case, output_gradient, candidate.rule, one) for candidate in candidates])
-    asked, best = candidates[0], candidates[trials.nearest(trials.errors(tried, gradient[:, one], most))]
-    of_rules = np.stack([_gradient(case, output_gradient, some.rule, slice(None)) for some in (asked, best)])
+    most, tried = largest(gradient), np.stack([by(candidate.rule, channel) for candidate in candidates])
+    asked, best = candidates[0], candidates[trials.nearest(trials.errors(tried, gradient[:, channel], most))]
+    of_rules = np.stack([by(some.rule) for some in (asked, best)])
     if not trials.near(trials.errors(of_rules, gradient, most))[1]:
         return ""
     return _nearest(f"{whose} gradient is", f"that of {best.description}", distance(of_rules[1], gradient))
 
 
-def _gradient(case: Case, output_gradient: NDArray, rule: Rule, channels: slice) -> NDArray:
-    """Return the gradient for some channels of the features by a rule."""
-    return rule.gradient(replace(case, features=case.features[:, channels]), output_gradient[:, channels])
+def _gradient(case: Case, output_gradient: NDArray, rule: Rule, channels: tuple[int, ...] | None = None) -> NDArray:
+    """Return the gradient for some channels of the features by a rule, or for all."""
+    some = slice(None) if channels is None else channels
+    return rule.gradient(replace(case, features=case.features[:, some]), output_gradient[:, some])
 
 
 def _rounding(case: Case, dtype: str, most: float) -> float:
