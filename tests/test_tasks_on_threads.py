@@ -117,9 +117,10 @@ def test_tasks_may_have_tasks():
 
 def test_an_interrupt_ends_the_call_once_the_tasks_in_flight_have():
     code = """
-import _thread, threading, time
+import _thread, signal, threading, time
 from ms2torch_roi.threads import run
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell makes children in the background ignore
 done, other_is_at_work = [], threading.Event()
 
 
