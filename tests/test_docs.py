@@ -255,6 +255,12 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(target.read_text()), (link, anchor)
 
 
+def test_a_page_of_the_site_is_a_link_to_the_one_of_its_name():
+    """An editor that replaces files may make two of one."""
+    pages = {path.name for path in ROOT.glob("*.md")}
+    assert pages <= {path.name for path in (ROOT / "docs").iterdir() if path.is_symlink()}
+
+
 def test_the_changelog_is_in_the_form_of_keep_a_changelog():
     title, *versions = re.split(r"^## ", _text("CHANGELOG.md"), flags=re.MULTILINE)
     assert title.startswith("# Changelog\n")

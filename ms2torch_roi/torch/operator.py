@@ -167,7 +167,7 @@ for _operator, _kernel, _key in (
     ("roi_align_backward", _gradient_elsewhere, "CompositeExplicitAutograd"),
     ("whole_index", batches.whole_index, "CompositeExplicitAutograd"),
 ):
-    # Where a compiler runs their caller as it is, past its limit of recompilations, it would compile these instead.
+    # Where torch.compile leaves their caller as it is, as one it has met under torch.func, it would take these instead.
     _library.impl(_operator, torch.compiler.disable(_kernel), _key)
 
 
