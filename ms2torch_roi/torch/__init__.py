@@ -181,7 +181,8 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: tuple[Any, ...]
     params.check_shapes("ROIAlign", features.shape, rois.shape)
     _refuse_forward_mode(features, rois)
     pool = operator.pool
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    # Its public function, is_exporting(), is always true under the torch.compile of torch 2.7.
+    if torch.compiler._is_exporting_flag or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         pool = _pool_in_exported_program
     device = features.device.type
     if dtype == torch.float16 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
