@@ -185,11 +185,16 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: tuple[Any, ...]
     if torch.compiler._is_exporting_flag or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         pool = _pool_in_exported_program
     device = features.device.type
-    if dtype == torch.float16 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if dtype == torch.float16 and _has_autocast(device) and torch.is_autocast_enabled(device):
         # It would compute float16 in float32, which is what it does of torchvision's operator.
         with torch.autocast(device, enabled=False):
             return pool(features, rois, *arguments)
     return pool(features, rois, *arguments)
+
+
+@torch.compiler.assume_constant_result  # which the compiler of torch 2.7 cannot tell by itself
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
 
 
 def _pool_in_exported_program(features: torch.Tensor, rois: torch.Tensor, *arguments: Any) -> torch.Tensor:
