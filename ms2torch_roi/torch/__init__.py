@@ -192,7 +192,7 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: tuple[Any, ...]
     return pool(features, rois, *arguments)
 
 
-@torch.compiler.assume_constant_result  # which the compiler of torch 2.7 cannot tell by itself
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch 2.7 cannot tell it by itself
 def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
