@@ -181,8 +181,7 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: tuple[Any, ...]
     params.check_shapes("ROIAlign", features.shape, rois.shape)
     _refuse_forward_mode(features, rois)
     pool = operator.pool
-    # Its public function, is_exporting(), is always true under the torch.compile of torch 2.7.
-    if torch.compiler._is_exporting_flag or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if _is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         pool = _pool_in_exported_program
     device = features.device.type
     if dtype == torch.float16 and _has_autocast(device) and torch.is_autocast_enabled(device):
@@ -192,7 +191,16 @@ def _pool(features: torch.Tensor, rois: torch.Tensor, arguments: tuple[Any, ...]
     return pool(features, rois, *arguments)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch 2.7 cannot tell it by itself
+# What the compiler of torch 2.7 cannot trace, or takes to be true whatever it compiles: asked of torch itself.
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_exporting() -> bool:
+    translator = getattr(getattr(sys.modules.get("torch._dynamo.symbolic_convert"), "tls", None), "current_tx", None)
+    return torch.compiler.is_exporting() or getattr(translator, "export", False)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
